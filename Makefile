@@ -1,0 +1,38 @@
+# make repro: environment, then the whole pipeline.  make test: environment, then every check.
+# PYTHON names the interpreter (3.11 or newer), VENV the environment's folder.
+PYTHON ?= python3
+VENV ?= .venv
+
+# The stages are run as `python -m stages.NAME`, so that Python must come first in the path.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help env repro test clean
+
+help:
+	@echo "make repro   the environment, then the whole pipeline (FEDPIPE_MNIST=DIR_OR_URL names a source of MNIST)"
+	@echo "make test    the environment, then every check"
+	@echo "make env     the environment alone, in $(VENV)"
+	@echo "make clean   remove the environment (data, models and DVC's cache stay)"
+
+env: $(VENV)/.made
+
+$(VENV)/.made: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("fedpipe needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	@touch $@
+
+repro: env
+	dvc repro
+
+test: env
+	ruff check
+	ruff format --check
+	lint-imports
+	pyright
+	python -m pytest
+
+clean:
+	rm -rf $(VENV)
