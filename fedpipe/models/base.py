@@ -1,0 +1,26 @@
+"""What every model is, and the form in which its network takes images."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from fedpipe.params import Section
+
+# Of MNIST's training pixels in [0, 1]: the customary constants, fixed here so that no client's data sets them.
+MEAN, STD = 0.1307, 0.3081
+
+
+class Model(Section):
+    """A network's architecture. Its fields are its parameters."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A new network that maps images as `normalised` returns them to logits (n, 10)."""
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 (n, 28, 28) → float32 (n, 1, 28, 28), about zero mean and unit variance, channels last."""
+    # (x/255 - mean) / std as one multiplication and one addition in place.
+    scaled = images.unsqueeze(1).float().mul_(1 / (255 * STD)).sub_(MEAN / STD)
+    return scaled.contiguous(memory_format=torch.channels_last)
