@@ -1,0 +1,47 @@
+"""The centralised baseline: the same model on the whole training set."""
+
+from pathlib import Path
+
+from fedpipe import baseline, console, datasets, files, params
+from fedpipe.evaluation import confusion_rows
+from fedpipe.models import ModelChoice
+from fedpipe.provenance import provenance
+
+MNIST = Path("data/mnist")
+MODEL = Path("models/baseline.safetensors")
+REPORTS = Path("reports/baseline")
+
+
+def main() -> None:
+    settings = params.read(baseline.Baseline, at="baseline")
+    model = params.read(ModelChoice, at="model").model
+    seed = params.read_seed()
+    dataset = datasets.name_of(MNIST / "dataset.json")
+    train = datasets.load(MNIST / "train.safetensors")
+    test = datasets.load(MNIST / "test.safetensors")
+
+    epochs: list[baseline.Epoch] = []
+    with console.progress("epochs", settings.epochs) as bar:
+        for epoch in baseline.run(settings, model, seed, train, test):
+            epochs.append(epoch)
+            bar.advance()
+            bar.report(f"epoch {epoch.number}", epoch.test, len(train))
+
+    final = epochs[-1]
+    rows = [epoch.row() | {"examples_processed": epoch.number * len(train)} for epoch in epochs]
+    metrics = {
+        "dataset": dataset,
+        "test_accuracy": final.test.accuracy,
+        "test_loss": final.test.loss,
+        "epochs": len(epochs),
+        "examples_processed": len(epochs) * len(train),
+    }
+    confusion = confusion_rows(test.labels, final.test.predictions, datasets.CLASSES)
+    files.write_tensors(MODEL, final.parameters)
+    files.write_table(REPORTS / "epochs.csv", rows, dataset=dataset)
+    files.write_table(REPORTS / "confusion.csv", confusion, dataset=dataset, method="centralised")
+    files.write_json(REPORTS / "metrics.json", {"baseline": metrics | provenance()})
+
+
+if __name__ == "__main__":
+    console.run(main)

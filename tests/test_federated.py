@@ -1,0 +1,239 @@
+"""Federated averaging is what the paper says, whatever runs it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedpipe import shards
+from fedpipe.aggregation import weighted_mean
+from fedpipe.client import ClientReport, Task, Update, train_client
+from fedpipe.datasets import Dataset, Split
+from fedpipe.engines import Compute
+from fedpipe.errors import UserError
+from fedpipe.evaluation import evaluate
+from fedpipe.federated import Federated, Round, draw_cohort, run
+from fedpipe.models import Parameters, initial_parameters, network_with, parameters_of
+from fedpipe.models.reference_cnn import ReferenceCNN
+from fedpipe.randomness import generator
+from fedpipe.strategies import ServerState
+from fedpipe.strategies.fedavg import FedAvg
+from fedpipe.training import Training, train
+
+MODEL = ReferenceCNN()
+LOCAL = Training(epochs=2, batch_size=32, optimizer="adam", lr=1e-3)
+SIZES = (100, 40, 250, 60, 150)  # unequal, so that a mean without weights would show
+
+
+@pytest.fixture(scope="module")
+def folder(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of unequal sizes."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    order = generator(1, "test").permutation(len(sample.train))[: sum(SIZES)]
+    assignment = np.split(order, np.cumsum(SIZES)[:-1])
+    shards.write(folder, sample.train.images, sample.train.labels, assignment, 10)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def test(sample: Dataset) -> Split:
+    return sample.test
+
+
+def federate(
+    folder: Path, test: Split, *, rounds: int = 3, clients_per_round: int = 3, workers: int = 2, seed: int = 11,
+    state: ServerState | None = None,
+) -> list[tuple[ServerState, Round]]:  # fmt: skip
+    settings = Federated(rounds=rounds, clients_per_round=clients_per_round, local=LOCAL)
+    state = state or ServerState(0, initial_parameters(MODEL, seed))
+    with Compute(workers=workers).start() as map:
+        return list(run(state, settings, MODEL, seed, folder, test, map))
+
+
+def same(one: Parameters, other: Parameters) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def locally_trained(start: Parameters, folder: Path, round: int, client: int, seed: int) -> dict[str, np.ndarray]:
+    """The client's model, from its file alone, by the training loop that test_training checks."""
+    network = network_with(MODEL, start)
+    list(
+        train(
+            network,
+            *shards.read(shards.path_of(folder, client)),
+            LOCAL,
+            generator(seed, "batches", round=round, client=client),
+        )
+    )
+    return {name: tensor.double().numpy() for name, tensor in parameters_of(network).items()}
+
+
+def test_each_round_is_the_mean_of_the_cohorts_models_weighted_by_their_examples(folder: Path, test: Split):
+    parameters = initial_parameters(MODEL, 11)
+    torch.set_num_threads(1)
+    for state, round in federate(folder, test):
+        cohort = [report.client for report in round.clients]
+        models = [locally_trained(parameters, folder, round.number, client, seed=11) for client in cohort]
+        weights = np.array([SIZES[client] for client in cohort]) / sum(SIZES[client] for client in cohort)
+        for name in parameters:
+            expected = sum(weight * model[name] for weight, model in zip(weights, models, strict=True))
+            np.testing.assert_allclose(state.parameters[name].double(), expected, atol=1e-6)
+        parameters = state.parameters
+
+
+def test_with_one_client_it_is_plain_training_with_a_fresh_optimiser_each_round(folder: Path, test: Split):
+    previous = initial_parameters(MODEL, 11)
+    for state, round in federate(folder, test, clients_per_round=1):
+        expected = locally_trained(previous, folder, round.number, round.clients[0].client, seed=11)
+        for name in expected:
+            np.testing.assert_allclose(state.parameters[name].double(), expected[name], atol=1e-6)
+        previous = state.parameters
+
+
+def test_whole_shard_batches_of_all_clients_are_a_gradient_step_on_the_whole_data(folder: Path, test: Split):
+    """McMahan et al. 2017, section 2: FedAvg with E=1, B=∞ and all clients is FedSGD."""
+    settings = Federated(
+        rounds=1, clients_per_round=5, local=Training(epochs=1, batch_size=1000, optimizer="sgd", lr=0.1)
+    )
+    start = initial_parameters(MODEL, 0)
+    [(state, _)] = run(ServerState(0, start), settings, MODEL, 0, folder, test, map)
+    images, labels = (
+        torch.cat(part)
+        for part in zip(*(shards.read(shards.path_of(folder, client)) for client in range(5)), strict=True)
+    )
+    network = network_with(MODEL, start)
+    list(train(network, images, labels, settings.local, generator(0, "any order")))
+    for name, expected in parameters_of(network).items():
+        torch.testing.assert_close(state.parameters[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 7])
+def test_the_result_does_not_depend_on_the_number_of_workers(folder: Path, test: Split, workers: int):
+    for (one, a), (other, b) in zip(federate(folder, test), federate(folder, test, workers=workers), strict=True):
+        assert same(one.parameters, other.parameters)
+        assert a.clients == b.clients
+        assert a.row() == b.row()
+
+
+def test_the_result_does_not_depend_on_who_finishes_first(folder: Path, test: Split):
+    def backwards(work, tasks: Iterable) -> list:
+        return list(reversed([work(task) for task in reversed(list(tasks))]))
+
+    settings = Federated(rounds=2, clients_per_round=4, local=LOCAL)
+    start = ServerState(0, initial_parameters(MODEL, 11))
+    torch.set_num_threads(1)
+    one = [state for state, _ in run(start, settings, MODEL, 11, folder, test, backwards)]
+    with Compute(workers=2).start() as map:
+        other = [state for state, _ in run(start, settings, MODEL, 11, folder, test, map)]
+    assert same(one[-1].parameters, other[-1].parameters)
+
+
+def test_going_on_from_a_round_gives_what_an_uninterrupted_run_gives(folder: Path, test: Split):
+    whole = federate(folder, test)
+    rest = federate(folder, test, state=whole[0][0])
+    assert [round.number for _, round in rest] == [2, 3]
+    assert same(whole[-1][0].parameters, rest[-1][0].parameters)
+
+
+def test_another_seed_gives_another_model(folder: Path, test: Split):
+    [(one, _)], [(other, _)] = (federate(folder, test, rounds=1, seed=seed) for seed in (1, 2))
+    assert not same(one.parameters, other.parameters)
+
+
+def test_a_client_reads_its_own_shard_alone(folder: Path, tmp_path: Path):
+    alone = shards.path_of(tmp_path, 2)
+    alone.write_bytes(shards.path_of(folder, 2).read_bytes())
+    start = initial_parameters(MODEL, 0)
+    one, other = (
+        train_client(Task(1, 2, path, start), model=MODEL, local=LOCAL, seed=0)
+        for path in (alone, shards.path_of(folder, 2))
+    )
+    assert one.report == other.report
+    assert same(one.delta, other.delta)
+
+
+def test_a_client_reports_what_its_model_does_on_its_own_shard(folder: Path):
+    torch.set_num_threads(1)
+    start = initial_parameters(MODEL, 0)
+    update = train_client(Task(1, 2, shards.path_of(folder, 2), start), model=MODEL, local=LOCAL, seed=0)
+    images, labels = shards.read(shards.path_of(folder, 2))
+    trained = {name: start[name] + update.delta[name] for name in start}
+    own = evaluate(MODEL, trained, images, labels)
+    assert update.report.examples == SIZES[2]
+    assert update.report.accuracy == own.accuracy
+    assert update.report.loss == pytest.approx(own.loss, rel=1e-4)
+
+
+def test_training_learns(folder: Path, test: Split):
+    results = [round.test.accuracy for _, round in federate(folder, test, rounds=6, clients_per_round=5)]
+    assert results[-1] > 0.85 > results[0]
+
+
+def test_the_row_of_a_round_adds_up(folder: Path, test: Split):
+    [(state, round)] = federate(folder, test, rounds=1)
+    row = round.row()
+    cohort = [int(client) for client in row["cohort"].split()]
+    assert row["examples"] == sum(SIZES[client] for client in cohort)
+    assert row["bytes_down"] == row["bytes_up"] == 3 * 28_938 * 4
+    assert row["train_loss"] == pytest.approx(
+        np.average([report.train_loss for report in round.clients], weights=[SIZES[client] for client in cohort])
+    )
+    again = evaluate(MODEL, state.parameters, test.images, test.labels)
+    assert row["test_accuracy"] == again.accuracy
+
+
+def test_a_cohort_larger_than_the_population_is_refused(folder: Path, test: Split):
+    with pytest.raises(UserError, match=r"params\.yaml: federated\.clients_per_round: 6 exceeds the 5 clients in "):
+        federate(folder, test, clients_per_round=6)
+
+
+# The cohort
+
+
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(0, 10**6))
+def test_a_cohort_is_drawn_without_replacement(sizes: tuple[int, int], seed: int):
+    clients, size = sizes
+    cohort = draw_cohort(clients, size, generator(seed, "cohort", round=1))
+    assert len(cohort) == len(set(cohort)) == size
+    assert set(cohort) <= set(range(clients))
+    assert cohort == sorted(cohort)
+
+
+def test_cohorts_are_drawn_anew_and_every_client_is_as_likely_as_the_other():
+    """4 of 8 clients over 2,000 rounds: each is expected 1,000 times, standard deviation 22."""
+    cohorts = [draw_cohort(8, 4, generator(3, "cohort", round=round)) for round in range(2000)]
+    counts = np.bincount(np.concatenate(cohorts), minlength=8)
+    assert abs(counts - 1000).max() < 5 * 22
+    assert len({tuple(cohort) for cohort in cohorts}) == 70  # every one of the 8-choose-4 occurs
+
+
+# The mean
+
+
+def update(examples: int, **delta: Tensor) -> Update:
+    return Update(ClientReport(1, 0, examples, 0.0, 0.0, 0.0), delta)
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(-1e3, 1e3, width=32)), min_size=1, max_size=20))
+def test_the_mean_is_numpys_weighted_average(clients: list[tuple[int, float]]):
+    updates = [update(examples, w=torch.tensor([value])) for examples, value in clients]
+    examples, values = zip(*clients, strict=True)
+    assert weighted_mean(updates)["w"].item() == pytest.approx(np.average(values, weights=examples), rel=1e-9, abs=1e-9)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20), st.floats(-1e3, 1e3, width=32))
+def test_the_mean_of_equal_updates_is_that_update(examples: list[int], value: float):
+    updates = [update(n, w=torch.tensor([value])) for n in examples]
+    assert weighted_mean(updates)["w"].item() == pytest.approx(value, rel=1e-12)
+
+
+def test_fedavg_adds_the_aggregate_and_counts_the_round():
+    state = FedAvg().step(ServerState(4, {"w": torch.tensor([1.0, 2.0])}), {"w": torch.tensor([0.5, -2.0]).double()})
+    assert state.round == 5
+    assert state.parameters["w"].tolist() == [1.5, 0.0]
+    assert state.parameters["w"].dtype == torch.float32
