@@ -1,0 +1,46 @@
+"""All of params.yaml as one object, and the combinations that cannot work."""
+
+from pathlib import Path
+
+from pydantic import NonNegativeInt
+
+from fedpipe.baseline import Baseline
+from fedpipe.datasets import TRAIN_EXAMPLES, Download
+from fedpipe.engines import Compute
+from fedpipe.errors import UserError
+from fedpipe.federated import Federated
+from fedpipe.models import ModelChoice
+from fedpipe.params import PARAMS, Section, read
+from fedpipe.partition import Partition
+from fedpipe.report import Compare
+
+
+class Experiment(Section):
+    """params.yaml: every knob of the pipeline."""
+
+    seed: NonNegativeInt = 42
+    download: Download = Download()
+    partition: Partition = Partition()
+    model: ModelChoice = ModelChoice()
+    federated: Federated = Federated()
+    baseline: Baseline = Baseline()
+    compare: Compare = Compare()
+    compute: Compute = Compute()
+
+
+def check(path: str | Path = PARAMS) -> Experiment:
+    """The experiment that the file describes.
+
+    Raises:
+        UserError: a line for each mistake: dotted path, value, what would work.
+    """
+    experiment = read(Experiment, path=path)
+    cohort, clients = experiment.federated.clients_per_round, experiment.partition.clients
+    mistakes = []
+    if clients > TRAIN_EXAMPLES:
+        mistakes.append(f"partition.clients: {clients} exceeds MNIST's {TRAIN_EXAMPLES} training examples")
+    if cohort > clients:
+        mistakes.append(f"federated.clients_per_round: {cohort} exceeds partition.clients = {clients}")
+    if mistakes:
+        raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+    return experiment

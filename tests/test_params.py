@@ -1,0 +1,131 @@
+"""params.yaml: what it says is what runs, and a mistake in it is one line that says where, what, and what would work."""
+
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from fedpipe.check import Experiment, check
+from fedpipe.errors import UserError
+from tests.conftest import ROOT
+
+PARAMS = (ROOT / "params.yaml").read_text()
+
+
+def changed(dotted: str, value: object) -> str:
+    """params.yaml with one value changed, as `dvc exp run -S` changes it."""
+    document = YAML(typ="safe", pure=True).load(PARAMS)
+    *path, last = dotted.split(".")
+    block = document
+    for key in path:
+        block = block[key]
+    block[last] = value
+    text = StringIO()
+    YAML().dump(document, text)
+    return text.getvalue()
+
+
+def test_the_file_states_every_knob_and_its_default():
+    document = YAML(typ="safe", pure=True).load(PARAMS)
+    assert document == Experiment().model_dump()
+
+
+def test_the_defaults_are_the_reference_but_for_the_learning_rate():
+    experiment = check(ROOT / "params.yaml")
+    assert experiment.partition.clients == 8
+    assert experiment.federated.clients_per_round == 4
+    assert experiment.federated.rounds == 5
+    assert experiment.federated.local.epochs == 5
+    assert experiment.federated.local.batch_size == experiment.baseline.batch_size == 100
+    assert experiment.federated.local.optimizer == experiment.baseline.optimizer == "adam"
+    assert experiment.baseline.epochs == 15
+    assert experiment.federated.local.lr == experiment.baseline.lr == 1e-3
+
+
+MISTAKES = [
+    ("federated.clients_per_round", 50, "federated.clients_per_round: 50 exceeds partition.clients = 8"),
+    ("federated.local.batch_size", 0, "federated.local.batch_size: 0 must be greater than 0"),
+    ("partition.clients", 70_000, "partition.clients: 70000 exceeds MNIST's 60000 training examples"),
+    ("federated.rounds", "five", 'federated.rounds: "five" is not a whole number'),
+    ("federated.rounds", 2.5, "federated.rounds: 2.5 is not a whole number"),
+    ("federated.rounds", True, "federated.rounds: true is not a whole number"),
+    ("federated.rounds", -1, "federated.rounds: -1 must be greater than 0"),
+    ("federated.local.lr", "fast", 'federated.local.lr: "fast" is not a number'),
+    ("federated.local.lr", float("nan"), "federated.local.lr: NaN is not a finite number"),
+    (
+        "federated.local.momentum",
+        0.9,
+        "federated.local.momentum: unknown key; known: epochs, batch_size, optimizer, lr",
+    ),
+    ("federated.round", 3, "federated.round: unknown key; did you mean rounds? known: rounds, "),
+    ("federated.strategy", "fedsgd", "federated.strategy: \"fedsgd\" is not one of 'fedavg'"),
+    ("federated.local", 3, "federated.local: 3 is not a block of keys; known: epochs, batch_size, optimizer, lr"),
+    ("baseline.optimizer", "lion", "baseline.optimizer: \"lion\" is not one of 'adam', 'sgd'"),
+    ("model.name", "resnet", "model.name: \"resnet\" is not one of 'reference-cnn'"),
+    ("partition.scheme", None, "partition.scheme: null is not one of 'iid'"),
+    ("download.offline_sample", "no", 'download.offline_sample: "no" is not true or false'),
+    ("download.retries", 11, "download.retries: 11 must be at most 10"),
+    ("compare.target_accuracy", 98.5, "compare.target_accuracy: 98.5 must be less than 1"),
+    ("compute.workers", "all", 'compute.workers: "all": must be auto or a whole number of at least 1'),
+    ("compute.workers", 0, "compute.workers: 0: must be auto or a whole number of at least 1"),
+    ("seed", -3, "seed: -3 must be at least 0"),
+]
+
+
+@pytest.mark.parametrize(("dotted", "value", "line"), MISTAKES)
+def test_a_mistake_is_one_line(dotted: str, value: object, line: str, tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(changed(dotted, value))
+    with pytest.raises(UserError) as error:
+        check(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: {line}")
+    assert "\n" not in message
+
+
+def test_two_mistakes_are_two_lines(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.replace("rounds: 5", "rounds: 0").replace("retries: 2", "retries: -2"))
+    with pytest.raises(UserError) as error:
+        check(path)
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("seed: [1, 2\nmodel: x", "not valid YAML at line 2, column "),
+        ("seed: 1\nseed: 2\n", "not valid YAML at line 2, column 1: "),
+        ("", "the file: null is not a block of keys"),
+        ("- 1\n", "the file: [1] is not a block of keys"),
+    ],
+)
+def test_a_file_that_is_no_block_of_keys_says_so(text: str, line: str, tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
+        check(path)
+    assert str(error.value).startswith(f"{path}: {line}")
+
+
+def test_a_missing_file_says_where_to_stand(tmp_path: Path):
+    with pytest.raises(UserError, match="not there; run from the folder that holds it"):
+        check(tmp_path / "params.yaml")
+
+
+def test_the_learning_rate_that_dvc_writes_as_5e_05_is_a_number(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.replace("lr: 0.001", "lr: 5e-05"))
+    assert check(path).federated.local.lr == 5e-5
+
+
+def test_the_command_prints_the_line_and_exits_with_1(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(changed("federated.clients_per_round", 50))
+    done = subprocess.run([sys.executable, "-m", "fedpipe.cli", "check", str(path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == f"{path}: federated.clients_per_round: 50 exceeds partition.clients = 8\n"
