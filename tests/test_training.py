@@ -1,5 +1,7 @@
 """The training loop against gradient descent and Adam written out in NumPy."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -11,19 +13,20 @@ from fedpipe.randomness import generator
 from fedpipe.training import Training, train
 
 
-def linear() -> nn.Sequential:
-    """Logistic regression, whose gradient anybody can write down."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).double()
+class Linear(nn.Module):
+    """Logistic regression in float64, whose gradient anybody can write down."""
 
-
-class AsDouble(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.network = network
+        torch.manual_seed(0)
+        self.layer = nn.Linear(784, 10, dtype=torch.float64)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images.double())
+        return self.layer(images.flatten(1).double())
+
+    def numpy(self) -> list[np.ndarray]:
+        """Copies of weight and bias."""
+        return [parameter.detach().numpy().copy() for parameter in self.parameters()]
 
 
 def gradient(
@@ -38,30 +41,26 @@ def gradient(
     return p.T @ x / len(y), p.mean(axis=0), loss
 
 
-def numpy_of(network: nn.Sequential) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(parameter.detach().numpy().copy() for parameter in network.parameters())  # pyright: ignore[reportReturnType]
-
-
 def test_a_whole_shard_batch_and_one_epoch_is_a_gradient_step(sample: Dataset):
     images, labels = sample.train.images[:300], sample.train.labels[:300]
-    network = linear()
-    weight, bias = numpy_of(network)
+    network = Linear()
+    weight, bias = network.numpy()
     settings = Training(epochs=1, batch_size=300, optimizer="sgd", lr=0.1)
-    losses = list(train(AsDouble(network), images, labels, settings, generator(0, "batches")))
+    losses = list(train(network, images, labels, settings, generator(0, "batches")))
     dw, db, loss = gradient(weight, bias, normalised(images).flatten(1).double().numpy(), labels.numpy())
-    np.testing.assert_allclose(network[1].weight.detach(), weight - 0.1 * dw, atol=1e-12)
-    np.testing.assert_allclose(network[1].bias.detach(), bias - 0.1 * db, atol=1e-12)
+    np.testing.assert_allclose(network.layer.weight.detach(), weight - 0.1 * dw, atol=1e-12)
+    np.testing.assert_allclose(network.layer.bias.detach(), bias - 0.1 * db, atol=1e-12)
     assert losses == [pytest.approx(loss)]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_epochs_of_minibatches_are_what_the_papers_write(sample: Dataset, optimizer: str):
+def test_epochs_of_minibatches_are_what_the_papers_write(sample: Dataset, optimizer: Literal["adam", "sgd"]):
     """250 examples in batches of 100, 100 and 50, three epochs; the loss of an epoch is the mean over its examples."""
     images, labels = sample.train.images[:250], sample.train.labels[:250]
-    network = linear()
-    parameters = list(numpy_of(network))
+    network = Linear()
+    parameters = network.numpy()
     settings = Training(epochs=3, batch_size=100, optimizer=optimizer, lr=0.01)
-    losses = list(train(AsDouble(network), images, labels, settings, generator(9, "batches", round=2, client=5)))
+    losses = list(train(network, images, labels, settings, generator(9, "batches", round=2, client=5)))
 
     x, y = normalised(images).flatten(1).double().numpy(), labels.numpy()
     rng = generator(9, "batches", round=2, client=5)
@@ -70,7 +69,7 @@ def test_epochs_of_minibatches_are_what_the_papers_write(sample: Dataset, optimi
     for _ in range(3):
         order, total = rng.permutation(250), 0.0
         for batch in (order[:100], order[100:200], order[200:]):
-            *gradients, loss = gradient(*parameters, x[batch], y[batch])
+            *gradients, loss = gradient(parameters[0], parameters[1], x[batch], y[batch])
             total += loss * len(batch)
             step += 1
             for i, g in enumerate(gradients):
@@ -81,6 +80,6 @@ def test_epochs_of_minibatches_are_what_the_papers_write(sample: Dataset, optimi
                     g = (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
                 parameters[i] = parameters[i] - 0.01 * g
         expected_losses.append(total / 250)
-    np.testing.assert_allclose(network[1].weight.detach(), parameters[0], atol=1e-9)
-    np.testing.assert_allclose(network[1].bias.detach(), parameters[1], atol=1e-9)
+    np.testing.assert_allclose(network.layer.weight.detach(), parameters[0], atol=1e-9)
+    np.testing.assert_allclose(network.layer.bias.detach(), parameters[1], atol=1e-9)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)  # summed from float32 losses in training

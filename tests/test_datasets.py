@@ -1,0 +1,260 @@
+"""MNIST from wherever it is, verified; a damaged file is an error that names it, and nothing half-written stays.
+
+The four files here are small ones in MNIST's format, with their own checksums in torchvision's table of them; the
+whole of MNIST is read too where FEDPIPE_MNIST names a source of it.
+"""
+
+import gzip
+import hashlib
+import json
+import struct
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.datasets import MNIST
+
+from fedpipe import datasets
+from fedpipe.datasets import Dataset, Download, Split, fetch, load, save
+from fedpipe.errors import UserError
+from tests.conftest import MNIST_SOURCE
+
+NO_RETRY = Download(retries=0, offline_sample=False)
+
+
+@pytest.fixture
+def folder(sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source: a folder with four .gz files whose checksums torchvision knows."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    resources = []
+    for prefix, split, n in (("train", sample.train, 100), ("t10k", sample.test, 20)):
+        images, labels = split.images[:n], split.labels[:n].to(torch.uint8)
+        for name, magic, tensor in (("images-idx3", 2051, images), ("labels-idx1", 2049, labels)):
+            header = struct.pack(f">{1 + tensor.ndim}i", magic, *tensor.shape)
+            content = gzip.compress(header + tensor.numpy().tobytes(), mtime=0)
+            (folder / f"{prefix}-{name}-ubyte.gz").write_bytes(content)
+            resources.append((f"{prefix}-{name}-ubyte.gz", hashlib.md5(content).hexdigest()))
+    monkeypatch.setattr(MNIST, "resources", resources)
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # answers nobody
+    return folder
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    return scratch
+
+
+class Mirror(SimpleHTTPRequestHandler):
+    """Serves a folder; answers the first `failing` requests with 503."""
+
+    failing = 0
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        type(self).asked.append(self.path)
+        if len(self.asked) <= self.failing:
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror(folder: Path) -> Iterator[tuple[str, type[Mirror]]]:
+    """The folder over HTTP: its address and its handler."""
+    handler = type("ThisMirror", (Mirror,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", handler
+        server.shutdown()
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def equal(one: Split, other: Split) -> bool:
+    return torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+# Sources
+
+
+def test_a_folder_is_a_source(folder: Path, scratch: Path, sample: Dataset):
+    dataset = fetch(NO_RETRY, str(folder), scratch, silent)
+    assert dataset.name == "MNIST"
+    assert equal(dataset.train, Split(sample.train.images[:100], sample.train.labels[:100]))
+    assert equal(dataset.test, Split(sample.test.images[:20], sample.test.labels[:20]))
+    assert not list(scratch.iterdir())
+
+
+def test_a_mirror_is_a_source_and_gives_the_same_description_as_a_folder(
+    folder: Path, mirror: tuple[str, type[Mirror]], scratch: Path, tmp_path: Path
+):
+    save(fetch(NO_RETRY, mirror[0], scratch, silent), tmp_path / "one")
+    save(fetch(NO_RETRY, str(folder), scratch, silent), tmp_path / "other")
+    for name in ("dataset.json", "train.safetensors", "test.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_torchvisions_mirrors_are_asked_when_the_source_does_not_answer(
+    mirror: tuple[str, type[Mirror]], scratch: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(MNIST, "mirrors", [mirror[0] + "/"])
+    assert fetch(NO_RETRY, "http://127.0.0.1:9", scratch, silent).name == "MNIST"
+
+
+def test_a_mirror_is_asked_again_after_a_failure(
+    mirror: tuple[str, type[Mirror]], scratch: Path, monkeypatch: pytest.MonkeyPatch
+):
+    waits: list[float] = []
+    monkeypatch.setattr(datasets.time, "sleep", waits.append)
+    mirror[1].failing = 2
+    assert fetch(Download(retries=2, offline_sample=False), mirror[0], scratch, silent).name == "MNIST"
+    assert waits == [1, 2]
+
+
+def test_the_number_of_retries_is_bounded(
+    mirror: tuple[str, type[Mirror]], scratch: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(datasets.time, "sleep", lambda seconds: None)
+    mirror[1].failing = 10**9
+    with pytest.raises(UserError, match=r"no source answers: .*HTTP 503"):
+        fetch(Download(retries=3, offline_sample=False), mirror[0], scratch, silent)
+    assert len(mirror[1].asked) == 4
+
+
+def test_what_is_neither_folder_nor_url_is_refused(scratch: Path, folder: Path):
+    with pytest.raises(UserError, match=r"^FEDPIPE_MNIST: '/no/such/folder' is neither a folder nor an http\(s\) URL$"):
+        fetch(NO_RETRY, "/no/such/folder", scratch, silent)
+
+
+# Damage
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def alter(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_by_an_error_page(path: Path) -> None:
+    path.write_bytes(b"<html>Please log in</html>")
+
+
+DAMAGES = [truncate, alter, empty, replace_by_an_error_page]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("number", range(4))
+def test_a_damaged_file_of_a_folder_is_an_error_that_names_it(folder: Path, scratch: Path, damage, number: int):
+    path = folder / MNIST.resources[number][0]
+    damage(path)
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
+        fetch(Download(), str(folder), scratch, silent)  # even if the offline sample may stand in
+    assert f"MNIST: {path}: damaged: {path.stat().st_size:,} bytes with md5 " in str(error.value)
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_of_a_mirror_is_an_error_that_names_it(
+    folder: Path, mirror: tuple[str, type[Mirror]], scratch: Path, damage
+):
+    name = MNIST.resources[2][0]
+    damage(folder / name)
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
+        fetch(Download(retries=0), mirror[0], scratch, silent)
+    assert f"{mirror[0]}/{name}: damaged: " in str(error.value)
+    assert not list(scratch.iterdir())
+
+
+def test_a_file_that_a_folder_lacks_is_an_error_that_names_it(folder: Path, scratch: Path):
+    (folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz: not there; the folder must hold train-images"):
+        fetch(NO_RETRY, str(folder), scratch, silent)
+
+
+def test_a_whole_copy_elsewhere_makes_up_for_a_damaged_one(
+    folder: Path, mirror: tuple[str, type[Mirror]], scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for name, _ in MNIST.resources:
+        (bad / name).write_bytes(b"not it")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(type("Bad", (Mirror,), {"asked": []}), directory=bad)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/", mirror[0] + "/"])
+        assert fetch(NO_RETRY, None, scratch, silent).name == "MNIST"
+        server.shutdown()
+
+
+# The offline sample
+
+
+def test_without_an_answer_the_sample_stands_in_and_says_so(scratch: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    dataset = fetch(Download(retries=0), None, scratch, said.append)
+    assert dataset.name == "MNIST sample (5,000 images)"
+    assert "no source answers" in said[-1]
+
+
+def test_without_an_answer_it_is_an_error_where_the_sample_is_not_allowed(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(UserError, match=r"give FEDPIPE_MNIST=DIR_OR_URL, or allow download\.offline_sample"):
+        fetch(NO_RETRY, None, scratch, silent)
+
+
+def test_the_sample_is_split_by_class_without_overlap(sample: Dataset):
+    assert torch.bincount(sample.train.labels).tolist() == [400] * 10
+    assert torch.bincount(sample.test.labels).tolist() == [100] * 10
+    assert sample.train.images.shape == (4000, 28, 28)
+    assert sample.train.images.dtype == torch.uint8
+    seen = [image.numpy().tobytes() for split in (sample.train, sample.test) for image in split.images]
+    assert len(set(seen)) == 5000
+
+
+def test_the_sample_is_always_the_same(sample: Dataset, scratch: Path):
+    again = fetch(Download(retries=0), None, scratch, silent)
+    assert equal(sample.train, again.train)
+    assert equal(sample.test, again.test)
+
+
+# On disk
+
+
+def test_what_is_saved_is_what_is_loaded_and_described(sample: Dataset, tmp_path: Path):
+    save(sample, tmp_path)
+    assert equal(load(tmp_path / "train.safetensors"), sample.train)
+    assert equal(load(tmp_path / "test.safetensors"), sample.test)
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    assert description["name"] == datasets.name_of(tmp_path / "dataset.json") == sample.name
+    assert (description["train_examples"], description["test_examples"]) == (4000, 1000)
+    digest = hashlib.sha256(sample.train.images.numpy().tobytes()).hexdigest()
+    assert description["sha256"]["train_images"] == digest
+
+
+@pytest.mark.skipif(not MNIST_SOURCE, reason="FEDPIPE_MNIST names no source of MNIST")
+def test_mnist_is_60_000_and_10_000_images(scratch: Path):
+    dataset = fetch(NO_RETRY, MNIST_SOURCE, scratch, silent)
+    assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
+    assert torch.bincount(dataset.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

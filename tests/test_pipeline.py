@@ -1,0 +1,202 @@
+"""Whole pipelines, as a user runs them, in a git repository of their own, on the offline sample."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import checkout
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "federated.rounds": 2,
+    "federated.local.epochs": 1,
+    "baseline.epochs": 2,
+    "download.retries": 0,
+}
+SAMPLE = "MNIST sample (5,000 images)"
+
+
+def run(command: str, folder: Path, *, fails: bool = False) -> str:
+    """Runs a command line with this Python's programs first in the path; returns all it prints."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, shell=True, cwd=folder, text=True, env=os.environ | {"PATH": path, "COLUMNS": "100"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert (done.returncode != 0) == fails, done.stdout
+    return done.stdout
+
+
+def ran(output: str) -> list[str]:
+    """The stages that a `dvc` command ran."""
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def restored(output: str) -> list[str]:
+    """The stages whose outputs it took from the run-cache."""
+    return re.findall(r"Stage '(\w+)' is cached - skipping run", output)
+
+
+def set_params(folder: Path, changes: Mapping[str, object]) -> None:
+    yaml = YAML()
+    document = yaml.load(folder / "params.yaml")
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        block = document
+        for key in path:
+            block = block[key]
+        block[last] = value
+    yaml.dump(document, folder / "params.yaml")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The hash of every output, by dvc.lock."""
+    stages = YAML(typ="safe", pure=True).load(folder / "dvc.lock")["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project after `dvc repro` with small parameters and no network, committed."""
+    folder = checkout(tmp_path_factory.mktemp("project"))
+    set_params(folder, SMALL)
+    output = run("dvc repro", folder)
+    assert ran(output) == ["check", "download", "partition", "federated", "baseline", "compare"]
+    assert "THIS IS NOT MNIST" in output
+    run("git add -A && git commit -q -m 'Small, on the sample'", folder)
+    return folder
+
+
+def test_every_report_names_the_sample(project: Path):
+    tables = sorted((project / "reports").rglob("*.csv"))
+    assert len(tables) == 9
+    for table in tables:
+        assert set(pd.read_csv(table)["dataset"]) == {SAMPLE}, table
+    for metrics in sorted((project / "reports").rglob("*.json")):
+        [result] = json.loads(metrics.read_text()).values()
+        assert result["dataset"] == SAMPLE
+    assert SAMPLE in (project / "reports/comparison.md").read_text()
+
+
+def test_the_tables_have_the_columns_that_are_documented(project: Path):
+    def columns(table: str) -> list[str]:
+        return list(pd.read_csv(project / "reports" / table))
+
+    assert columns("federated/rounds.csv") == [
+        "dataset", "round", "cohort", "examples", "train_loss", "test_loss", "test_accuracy", "bytes_down", "bytes_up",
+        "examples_processed",
+    ]  # fmt: skip
+    assert columns("federated/clients.csv") == [
+        "dataset", "round", "client", "examples", "train_loss", "loss", "accuracy",
+    ]  # fmt: skip
+    assert columns("baseline/epochs.csv") == [
+        "dataset", "epoch", "train_loss", "test_loss", "test_accuracy", "examples_processed",
+    ]  # fmt: skip
+
+
+def test_a_second_repro_has_nothing_to_do(project: Path):
+    output = run("dvc repro", project)
+    assert ran(output) == restored(output) == []
+    assert "Data and pipelines are up to date." in output
+
+
+def test_a_forced_repro_makes_the_same_bits_whatever_the_workers(project: Path):
+    before = hashes(project)
+    for workers in (1, 3):
+        set_params(project, {"compute.workers": workers})
+        assert ran(run("dvc repro -f", project)) == [
+            "check", "download", "partition", "federated", "baseline", "compare",
+        ]  # fmt: skip
+        assert hashes(project) == before
+    set_params(project, {"compute.workers": "auto"})
+    run("dvc repro", project)
+    assert run("git status --porcelain", project) == ""
+
+
+def test_an_experiment_reruns_what_its_parameter_reaches_and_going_back_restores(project: Path):
+    output = run("dvc exp run -S federated.local.lr=0.0005", project)
+    assert ran(output) == ["check", "federated", "compare"]
+    assert restored(output) == []
+    output = run("dvc exp run -S federated.local.lr=0.001", project)
+    assert "federated" in restored(output)
+    assert set(ran(output)) <= {"check", "compare"}
+    assert run("git status --porcelain", project) == ""
+
+
+def test_a_bad_parameter_stops_the_run_before_any_output_is_removed(project: Path):
+    output = run("dvc exp run -S federated.clients_per_round=50", project, fails=True)
+    assert "params.yaml: federated.clients_per_round: 50 exceeds partition.clients = 8\n" in output
+    assert "Traceback" not in output
+    for out in hashes(project):
+        if out != "data/params-checked":
+            assert (project / out).exists(), out
+    run("git checkout -q params.yaml dvc.lock && dvc repro", project)
+    assert run("git status --porcelain", project) == ""
+
+
+def test_metrics_and_plots_of_two_branches_compare_in_a_fresh_clone(project: Path, tmp_path: Path):
+    run("git checkout -q -b slow-rate && dvc exp run -S federated.local.lr=0.0001 && git add -A", project)
+    run("git commit -q -m 'A lower rate' && git checkout -q main && dvc checkout", project)
+    run(f"git clone -q {project} {tmp_path / 'clone'}", project)
+    clone = tmp_path / "clone"
+    run("git branch slow-rate origin/slow-rate", clone)
+    difference = json.loads(run("dvc metrics diff main slow-rate --json", clone))
+    accuracy = difference["reports/comparison.json"]["comparison.federated_accuracy"]
+    assert accuracy["diff"] == pytest.approx(accuracy["new"] - accuracy["old"])
+    assert accuracy["new"] < accuracy["old"]
+    table = run("dvc metrics diff main slow-rate", clone)
+    assert "comparison.federated_accuracy" in table
+    assert max(map(len, table.splitlines())) <= 100
+    plots = json.loads(run("dvc plots diff main slow-rate --json", clone))
+    assert "errors" not in plots
+
+
+def test_the_page_of_plots_draws_every_plot_and_needs_no_network(project: Path):
+    output = run("dvc plots show", project)
+    page = (project / "dvc_plots/index.html").read_text()
+    assert page.count("vegaEmbed('#") == 8
+    assert "error" not in output.lower()
+    own = page[: page.index("<script>")] + page[page.index("</script>") :]  # all but the inlined library
+    assert not re.findall(r"<[^>]*(?:src|href)\s*=", own)
+    assert page.count(SAMPLE) >= 8
+
+
+def test_queued_experiments_run_in_copies_of_their_own(project: Path):
+    run("dvc exp run --queue -S federated.local.lr=0.01,0.0003", project)
+    run("dvc exp run --run-all", project)
+    rows = json.loads(run("dvc exp show --json", project))
+    experiments = [experiment for row in rows for experiment in row["experiments"] or []]
+    rates = {
+        experiment["revs"][0]["data"]["params"]["params.yaml"]["data"]["federated"]["local"]["lr"]
+        for experiment in experiments
+    }
+    assert {0.01, 0.0003} <= rates
+    assert run("git status --porcelain", project) == ""
+
+
+def test_results_verify_against_the_commit_and_a_difference_is_told(project: Path):
+    assert "equal to HEAD" in run("fedpipe verify", project)
+    metrics = project / "reports/federated/metrics.json"
+    text = metrics.read_text()
+    try:
+        result = json.loads(text)
+        result["federated"]["test_loss"] += 0.004
+        metrics.write_text(json.dumps(result))
+        assert "reports/federated/metrics.json: federated.test_loss: " in run("fedpipe verify", project, fails=True)
+        result["federated"]["cpu"] = "another type"  # whose rounding differs: within the tolerance
+        metrics.write_text(json.dumps(result))
+        assert "agrees with HEAD, made on another CPU type or torch" in run("fedpipe verify", project)
+        result["federated"]["test_accuracy"] -= 0.01
+        metrics.write_text(json.dumps(result))
+        assert "federated.test_accuracy: " in run("fedpipe verify", project, fails=True)
+    finally:
+        metrics.write_text(text)
