@@ -2,6 +2,7 @@
 this module for the PNG: one definition, two ways to look at it.
 """
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from fedpipe.files import replacing, write_text
 TEMPLATES = Path(".dvc/plots")
 SCALE = 2  # device pixels a unit
 COLOURS = 64
+
+os.environ["FONTCONFIG_FILE"] = str(TEMPLATES / "fonts.conf")  # read once, when the first picture is drawn
 
 
 def draw(template: str, title: str, table: pd.DataFrame, png: Path) -> None:
