@@ -31,8 +31,8 @@ def main() -> None:
     rows = [epoch.row() | {"examples_processed": epoch.number * len(train)} for epoch in epochs]
     metrics = {
         "dataset": dataset,
-        "test_accuracy": final.test.accuracy,
-        "test_loss": final.test.loss,
+        "accuracy": final.test.accuracy,
+        "loss": final.test.loss,
         "epochs": len(epochs),
         "examples_processed": len(epochs) * len(train),
     }

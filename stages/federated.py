@@ -37,8 +37,8 @@ def main() -> None:
     final = rounds[-1].test
     metrics = {
         "dataset": dataset,
-        "test_accuracy": final.accuracy,
-        "test_loss": final.loss,
+        "accuracy": final.accuracy,
+        "loss": final.loss,
         "rounds": len(rounds),
         "examples_processed": processed[-1],
         "bytes_down": sum(round.bytes_down for round in rounds),

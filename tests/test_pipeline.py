@@ -189,14 +189,14 @@ def test_results_verify_against_the_commit_and_a_difference_is_told(project: Pat
     text = metrics.read_text()
     try:
         result = json.loads(text)
-        result["federated"]["test_loss"] += 0.004
+        result["federated"]["loss"] += 0.004
         metrics.write_text(json.dumps(result))
-        assert "reports/federated/metrics.json: federated.test_loss: " in run("fedpipe verify", project, fails=True)
+        assert "reports/federated/metrics.json: federated.loss: " in run("fedpipe verify", project, fails=True)
         result["federated"]["cpu"] = "another type"  # whose rounding differs: within the tolerance
         metrics.write_text(json.dumps(result))
         assert "agrees with HEAD, made on another CPU type or torch" in run("fedpipe verify", project)
-        result["federated"]["test_accuracy"] -= 0.01
+        result["federated"]["accuracy"] -= 0.01
         metrics.write_text(json.dumps(result))
-        assert "federated.test_accuracy: " in run("fedpipe verify", project, fails=True)
+        assert "federated.accuracy: " in run("fedpipe verify", project, fails=True)
     finally:
         metrics.write_text(text)
