@@ -1,8 +1,9 @@
 """For people: what `dvc` does not do. `fedpipe --help` lists it."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -10,6 +11,9 @@ from fedpipe import verify as verification
 from fedpipe.check import check as check_params
 from fedpipe.errors import UserError
 from fedpipe.params import PARAMS
+
+T = TypeVar("T")
+PLOTS_PAGE = Path("reports/plots-page.html")
 
 app = typer.Typer(
     help="Federated learning as a reproducible pipeline. `dvc repro` runs it; these commands help around it.",
@@ -60,7 +64,19 @@ def verify(revision: Annotated[str, typer.Argument(help="The git revision to com
         )
 
 
-def with_errors(work):
+@app.command()
+def plots_page(path: Annotated[Path, typer.Argument(help="Where .dvc/config expects it.")] = PLOTS_PAGE) -> None:
+    """Write the page that `dvc plots` fills, with its scripts inside, so that it draws with no network.
+
+    `dvc repro` writes it too; this is for looking at committed plots in a clone where nothing has run yet.
+    """
+    from fedpipe.figures import write_plots_page  # here, because it takes a second that the others need not pay
+
+    write_plots_page(path)
+    typer.echo(f"{path}: written")
+
+
+def with_errors(work: Callable[[], T]) -> T:
     """A UserError becomes its lines on stderr and exit status 1."""
     try:
         return work()
