@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -183,13 +184,13 @@ def _download_verified(mirrors: list[str], filename: str, md5: str, raw: Path, r
                 time.sleep(2 ** (attempt - 1))  # seconds
             (raw / filename).unlink(missing_ok=True)
             try:
-                log(f"{mirror}{filename}")
+                log(f"{mirror}{filename}" + (f", retry {attempt} of {retries}" if attempt else ""))
                 return download_url(mirror + filename, str(raw), filename, md5)
             except HTTPError as error:
                 failure = f"{mirror}: HTTP {error.code}"
                 if error.code < 500:  # the mirror is sure; asking again is no use
                     break
-            except OSError as error:  # URLError, timeouts, refused and broken connections
+            except (OSError, HTTPException) as error:  # URLError, timeouts, refused and broken connections
                 failure = f"{mirror}: {getattr(error, 'reason', error)}"
             except RuntimeError:  # torchvision: wrong checksum
                 path = raw / filename

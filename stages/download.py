@@ -21,9 +21,10 @@ def main() -> None:
             Panel(
                 "[bold]THIS IS NOT MNIST[/] but a sample of 5,000 of its images, because no source answered.\n"
                 "Every table and figure will say so. For the real data set give a folder or a mirror and run again:\n"
-                f"  {datasets.SOURCE_VARIABLE}=DIR_OR_URL dvc repro -f download && dvc repro",
+                f"  {datasets.SOURCE_VARIABLE}=DIR_OR_URL dvc repro -f -s download && dvc repro",
                 style="yellow",
-            )
+            ),
+            soft_wrap=False,
         )
     console.say(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images")
 

@@ -52,9 +52,10 @@ def scratch(tmp_path: Path) -> Path:
 
 
 class Mirror(SimpleHTTPRequestHandler):
-    """Serves a folder; answers the first `failing` requests with 503."""
+    """Serves a folder; answers the first `failing` requests with 503; may break off all others half-way."""
 
     failing = 0
+    breaks_off = False
     asked: list[str]
 
     def do_GET(self) -> None:
@@ -63,6 +64,9 @@ class Mirror(SimpleHTTPRequestHandler):
             self.send_error(503)
         else:
             super().do_GET()
+
+    def copyfile(self, source, outputfile) -> None:
+        outputfile.write(source.read(10) if self.breaks_off else source.read())
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -182,6 +186,13 @@ def test_a_damaged_file_of_a_mirror_is_an_error_that_names_it(
     with pytest.raises(UserError, match=r"^[^\n]*$") as error:
         fetch(Download(retries=0), mirror[0], scratch, silent)
     assert f"{mirror[0]}/{name}: damaged: " in str(error.value)
+    assert not list(scratch.iterdir())
+
+
+def test_a_transfer_that_breaks_off_is_an_error_that_names_the_file(mirror: tuple[str, type[Mirror]], scratch: Path):
+    mirror[1].breaks_off = True
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: damaged: 10 bytes"):
+        fetch(NO_RETRY, mirror[0], scratch, silent)
     assert not list(scratch.iterdir())
 
 
