@@ -86,8 +86,8 @@ def as_metrics(table: pd.DataFrame) -> dict[str, Any]:
             "centralised_loss": centralised["test_loss"],
             "federated_examples": federated["examples_processed"],
             "centralised_examples": centralised["examples_processed"],
-            "federated_rounds_to_target": _or_none(federated["steps_to_target"]),
-            "centralised_epochs_to_target": _or_none(centralised["steps_to_target"]),
+            "rounds_to_target": _or_none(federated["steps_to_target"]),
+            "epochs_to_target": _or_none(centralised["steps_to_target"]),
         }
     }
 

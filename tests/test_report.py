@@ -53,8 +53,8 @@ def test_the_comparison_is_the_last_of_each_curve():
         "centralised_loss": 0.1,
         "federated_examples": 300,
         "centralised_examples": 800,
-        "federated_rounds_to_target": 2,
-        "centralised_epochs_to_target": None,
+        "rounds_to_target": 2,
+        "epochs_to_target": None,
     }
     json.dumps(metrics)
 
