@@ -22,10 +22,10 @@ REPORTS = (
 )
 MACHINE = ("cpu", "torch")  # what decides whether bits must be equal
 
-# Between CPU types. Seeds, which change far more than rounding does, spread the default experiment's accuracy by about
-# 0.15 points and its loss by 0.003; rounding may do as much, hardly more.
+# Between CPU types. Training amplifies rounding until a run is as good as one of another seed, and the baseline's later
+# epochs alone scatter by 0.1 points and 0.004 in loss (standard deviation).
 ACCURACY_TOLERANCE = 0.003  # fraction
-LOSS_TOLERANCE = 0.01
+LOSS_TOLERANCE = 0.02
 STEPS_TOLERANCE = 2  # rounds or epochs to the target
 
 
@@ -50,16 +50,13 @@ def verify(revision: str = "HEAD", reports: tuple[Path, ...] = REPORTS) -> Verdi
         f"{report}: {key}: {a.get(key)} here, {b.get(key)} in {revision}"
         for report, a, b in zip(reports, here, there, strict=True)
         for key in sorted(a.keys() | b.keys())
-        if not (_equal(a.get(key), b.get(key)) if exact else _agree(key, a.get(key), b.get(key)))
+        if a.get(key) != b.get(key) and (exact or not _agree(key, a.get(key), b.get(key)))
     ]
     return Verdict(exact, differences)
 
 
-def _equal(a: Any, b: Any) -> bool:
-    return a == b
-
-
 def _agree(key: str, a: Any, b: Any) -> bool:
+    """Whether values that are not equal differ by no more than rounding may do."""
     if key.endswith(MACHINE):
         return True
     if isinstance(a, int | float) and isinstance(b, int | float):
@@ -71,7 +68,7 @@ def _agree(key: str, a: Any, b: Any) -> bool:
             return math.isclose(a, b, rel_tol=0, abs_tol=LOSS_TOLERANCE)
         if key.endswith("to_target"):
             return abs(a - b) <= STEPS_TOLERANCE
-    return a == b
+    return False
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
