@@ -1,18 +1,16 @@
 """For people: what `dvc` does not do. `fedpipe --help` lists it."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
+from fedpipe import console
 from fedpipe import verify as verification
 from fedpipe.check import check as check_params
-from fedpipe.errors import UserError
 from fedpipe.params import PARAMS
 
-T = TypeVar("T")
 PLOTS_PAGE = Path("reports/plots-page.html")
 
 app = typer.Typer(
@@ -34,7 +32,7 @@ def check(path: Annotated[Path, typer.Argument(help="The file to check.")] = PAR
 
         fedpipe check other/params.yaml
     """
-    with_errors(lambda: check_params(path))
+    check_params(path)
     typer.echo(f"{path}: valid")
 
 
@@ -51,7 +49,7 @@ def verify(revision: Annotated[str, typer.Argument(help="The git revision to com
 
         fedpipe verify main
     """
-    verdict = with_errors(lambda: verification.verify(revision))
+    verdict = verification.verify(revision)
     if verdict.differences:
         print(*verdict.differences, sep="\n", file=sys.stderr)
         raise typer.Exit(1)
@@ -76,14 +74,10 @@ def plots_page(path: Annotated[Path, typer.Argument(help="Where .dvc/config expe
     typer.echo(f"{path}: written")
 
 
-def with_errors(work: Callable[[], T]) -> T:
-    """A UserError becomes its lines on stderr and exit status 1."""
-    try:
-        return work()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from None
+def main() -> None:
+    """The program `fedpipe`."""
+    console.run(app)
 
 
 if __name__ == "__main__":
-    app()
+    main()

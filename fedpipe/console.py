@@ -68,7 +68,7 @@ def progress(unit: str, total: int) -> Iterator[Bar]:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Runs a stage. A UserError becomes its lines on stderr and exit status 1, Ctrl-C status 130."""
+    """Runs a stage or a command. A UserError becomes its lines on stderr and exit status 1, Ctrl-C status 130."""
     try:
         main()
     except UserError as error:
