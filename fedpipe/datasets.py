@@ -160,49 +160,52 @@ def _original(kind: "type[MNIST]", settings: Download, source: str | None, root:
 
 
 def _copy_verified(kind: "type[MNIST]", folder: Path, raw: Path) -> None:
-    from torchvision.datasets.utils import calculate_md5
+    from torchvision.datasets.utils import check_integrity
 
     for filename, md5 in kind.resources:
         path = folder / filename
         if not path.is_file():
             raise _Damaged(f"{path}: not there; the folder must hold {', '.join(name for name, _ in kind.resources)}")
-        if (found := calculate_md5(path)) != md5:
-            raise _Damaged(f"{path}: damaged: {path.stat().st_size:,} bytes with md5 {found}, should be {md5}")
+        if not check_integrity(path, md5):
+            raise _Damaged(f"{path}: {_damage(path, md5)}")
         shutil.copyfile(path, raw / filename)
 
 
 def _download_verified(mirrors: list[str], filename: str, md5: str, raw: Path, retries: int, log: Log) -> None:
     """The file from the first mirror that has it whole; one that only hands out damaged copies is an error."""
-    from torchvision.datasets.utils import calculate_md5, download_url
+    from torchvision.datasets.utils import download_url
 
+    path = raw / filename
     failures: list[str] = []
     damaged = False
-    for mirror in mirrors:
+    for url in (mirror + filename for mirror in mirrors):
         failure = ""
         for attempt in range(retries + 1):
             if attempt:
                 time.sleep(2 ** (attempt - 1))  # seconds
-            (raw / filename).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             try:
-                log(f"{mirror}{filename}" + (f", retry {attempt} of {retries}" if attempt else ""))
-                return download_url(mirror + filename, str(raw), filename, md5)
+                log(url + (f", retry {attempt} of {retries}" if attempt else ""))
+                return download_url(url, str(raw), filename, md5)
             except HTTPError as error:
-                failure = f"{mirror}: HTTP {error.code}"
+                failure = f"{url}: HTTP {error.code}"
                 if error.code < 500:  # the mirror is sure; asking again is no use
                     break
-            except (OSError, HTTPException) as error:  # URLError, timeouts, refused and broken connections
-                failure = f"{mirror}: {getattr(error, 'reason', error)}"
+            except (OSError, HTTPException, RecursionError) as error:  # no connection, a broken one, endless redirects
+                failure = f"{url}: {getattr(error, 'reason', error)}"
             except RuntimeError:  # torchvision: wrong checksum
-                path = raw / filename
-                failure = (
-                    f"{mirror}{filename}: damaged: {path.stat().st_size:,} bytes "
-                    f"with md5 {calculate_md5(path)}, should be {md5}"
-                )
+                failure = f"{url}: {_damage(path, md5)}"
                 damaged = True
         failures.append(failure)
     if damaged:
         raise _Damaged("; ".join(failures))
     raise _Unreachable("no source answers: " + "; ".join(failures))
+
+
+def _damage(path: Path, md5: str) -> str:
+    from torchvision.datasets.utils import calculate_md5
+
+    return f"damaged: {path.stat().st_size:,} bytes with md5 {calculate_md5(path)}, should be {md5}"
 
 
 @contextmanager
