@@ -1,14 +1,14 @@
 """After a full run on MNIST: good enough, and the repository holds exactly what the code produces."""
 
-import json
 import subprocess
 import sys
 
+from fedpipe.files import read_json
 from fedpipe.verify import verify
 
 MIN_ACCURACY, MAX_LOSS = 0.985, 0.048  # the reference's published result
 
-result = json.load(open("reports/federated/metrics.json"))["federated"]  # noqa: PTH123, SIM115
+result = read_json("reports/federated/metrics.json")["federated"]
 print(f"{result['dataset']}: federated accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f}")
 if result["dataset"] != "MNIST" or result["accuracy"] < MIN_ACCURACY or result["loss"] > MAX_LOSS:
     sys.exit(f"not on MNIST, or below {MIN_ACCURACY:.1%}, or above a loss of {MAX_LOSS}")

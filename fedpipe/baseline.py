@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 
 from fedpipe.datasets import Split
 from fedpipe.evaluation import Evaluation, evaluate
-from fedpipe.models import Model, Parameters, initial_parameters, network_with, parameters_of
+from fedpipe.models import Model, Parameters, network_with, parameters_of
 from fedpipe.randomness import generator
 from fedpipe.training import Training, train
 
@@ -28,7 +28,6 @@ class Epoch:
     number: int  # 1, 2, ...
     train_loss: float  # mean over the epoch's batches, as trained
     test: Evaluation
-    parameters: Parameters
 
     def row(self) -> dict[str, Any]:
         """As in epochs.csv."""
@@ -40,11 +39,13 @@ class Epoch:
         }
 
 
-def run(settings: Baseline, model: Model, seed: int, train_split: Split, test: Split) -> Iterator[Epoch]:
-    """Trains from the parameters that federated training starts from too; yields after each epoch."""
+def run(
+    parameters: Parameters, settings: Baseline, model: Model, seed: int, train_split: Split, test: Split
+) -> Iterator[tuple[Parameters, Epoch]]:
+    """Trains from the given parameters; yields after each epoch the new ones and what the epoch did."""
     torch.set_num_threads(settings.threads)  # a parameter: float sums depend on how torch splits them
-    network = network_with(model, initial_parameters(model, seed))
+    network = network_with(model, parameters)
     losses = train(network, train_split.images, train_split.labels, settings, generator(seed, "baseline batches"))
     for number, train_loss in enumerate(losses, start=1):
         parameters = parameters_of(network)
-        yield Epoch(number, train_loss, evaluate(model, parameters, test.images, test.labels), parameters)
+        yield parameters, Epoch(number, train_loss, evaluate(model, parameters, test.images, test.labels))

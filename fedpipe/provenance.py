@@ -8,7 +8,7 @@ import torch
 
 
 def provenance() -> dict[str, str]:
-    """The CPU type and torch's version, as every metrics file carries them."""
+    """The CPU type and torch's version, as the metrics of each training carry them."""
     return {"cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}", "torch": torch.__version__}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fedpipe import baseline, console, datasets, files, params
 from fedpipe.evaluation import confusion_rows
-from fedpipe.models import ModelChoice
+from fedpipe.models import ModelChoice, initial_parameters
 from fedpipe.provenance import provenance
 
 MNIST = Path("data/mnist")
@@ -20,24 +20,26 @@ def main() -> None:
     train = datasets.load(MNIST / "train.safetensors")
     test = datasets.load(MNIST / "test.safetensors")
 
+    parameters = initial_parameters(model, seed)  # those that federated training starts from too
     epochs: list[baseline.Epoch] = []
     with console.progress("epochs", settings.epochs) as bar:
-        for epoch in baseline.run(settings, model, seed, train, test):
+        training = baseline.run(parameters, settings, model, seed, train, test)
+        for parameters, epoch in training:  # noqa: B007 - the last parameters are used below
             epochs.append(epoch)
             bar.advance()
             bar.report(f"epoch {epoch.number}", epoch.test, len(train))
 
-    final = epochs[-1]
+    final = epochs[-1].test
     rows = [epoch.row() | {"examples_processed": epoch.number * len(train)} for epoch in epochs]
     metrics = {
         "dataset": dataset,
-        "accuracy": final.test.accuracy,
-        "loss": final.test.loss,
+        "accuracy": final.accuracy,
+        "loss": final.loss,
         "epochs": len(epochs),
         "examples_processed": len(epochs) * len(train),
     }
-    confusion = confusion_rows(test.labels, final.test.predictions, datasets.CLASSES)
-    files.write_tensors(MODEL, final.parameters)
+    confusion = confusion_rows(test.labels, final.predictions, datasets.CLASSES)
+    files.write_tensors(MODEL, parameters)
     files.write_table(REPORTS / "epochs.csv", rows, dataset=dataset)
     files.write_table(REPORTS / "confusion.csv", confusion, dataset=dataset, method="centralised")
     files.write_json(REPORTS / "metrics.json", {"baseline": metrics | provenance()})

@@ -143,6 +143,13 @@ def test_a_bad_parameter_stops_the_run_before_any_output_is_removed(project: Pat
     assert run("git status --porcelain", project) == ""
 
 
+def test_more_clients_than_the_data_set_has_examples_are_refused(project: Path):
+    output = run("dvc exp run -S partition.clients=5000", project, fails=True)
+    assert "params.yaml: partition.clients: 5000 exceeds the 4000 training examples\n" in output
+    run("git checkout . && dvc checkout", project)
+    assert run("git status --porcelain", project) == ""
+
+
 def test_metrics_and_plots_of_two_branches_compare_in_a_fresh_clone(project: Path, tmp_path: Path):
     run("git checkout -q -b slow-rate && dvc exp run -S federated.local.lr=0.0001 && git add -A", project)
     run("git commit -q -m 'A lower rate' && git checkout -q main && dvc checkout", project)
