@@ -109,6 +109,16 @@ def test_a_second_repro_has_nothing_to_do(project: Path):
     assert "Data and pipelines are up to date." in output
 
 
+@pytest.mark.parametrize("template", ["learning_curves", "confusion_counts", "class_accuracy", "label_counts"])
+def test_an_edited_figure_is_drawn_again(project: Path, template: str):
+    path = project / f".dvc/plots/{template}.json"
+    text = path.read_text()
+    path.write_text(text.replace('"fontSize": 15', '"fontSize": 16'))
+    status = json.loads(run("dvc status --json", project))
+    path.write_text(text)
+    assert status == {"compare": [{"changed deps": {f".dvc/plots/{template}.json": "modified"}}]}
+
+
 def test_a_forced_repro_makes_the_same_bits_whatever_the_workers(project: Path):
     before = hashes(project)
     for workers in (1, 3):
