@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from pydantic import PositiveInt
 
+from fedpipe.arithmetic import PLAIN, Arithmetic
 from fedpipe.datasets import Split
 from fedpipe.evaluation import Evaluation, evaluate
+from fedpipe.machine import train_on_threads
 from fedpipe.models import Model, Parameters, network_with, parameters_of
 from fedpipe.randomness import generator
 from fedpipe.training import Training, train
@@ -40,12 +41,22 @@ class Epoch:
 
 
 def run(
-    parameters: Parameters, settings: Baseline, model: Model, seed: int, train_split: Split, test: Split
+    parameters: Parameters,
+    settings: Baseline,
+    model: Model,
+    seed: int,
+    train_split: Split,
+    test: Split,
+    arithmetic: Arithmetic = PLAIN,
 ) -> Iterator[tuple[Parameters, Epoch]]:
     """Trains from the given parameters; yields after each epoch the new ones and what the epoch did."""
-    torch.set_num_threads(settings.threads)  # a parameter: float sums depend on how torch splits them
-    network = network_with(model, parameters)
-    losses = train(network, train_split.images, train_split.labels, settings, generator(seed, "baseline batches"))
+    train_on_threads(settings.threads)  # a parameter: float sums depend on how torch splits them
+    device = arithmetic.torch_device()
+    images, labels, test_images, test_labels = (
+        tensor.to(device) for tensor in (train_split.images, train_split.labels, test.images, test.labels)
+    )
+    network = network_with(model, parameters, device)
+    losses = train(network, images, labels, settings, generator(seed, "baseline batches"), arithmetic)
     for number, train_loss in enumerate(losses, start=1):
         parameters = parameters_of(network)
-        yield parameters, Epoch(number, train_loss, evaluate(model, parameters, test.images, test.labels))
+        yield parameters, Epoch(number, train_loss, evaluate(model, parameters, test_images, test_labels))

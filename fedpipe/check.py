@@ -37,8 +37,11 @@ def check(path: str | Path = PARAMS) -> Experiment:
     experiment = read(Experiment, path=path)
     cohort, clients = experiment.federated.clients_per_round, experiment.partition.clients
     mistakes = []
-    if clients > TRAIN_EXAMPLES:
-        mistakes.append(f"partition.clients: {clients} exceeds MNIST's {TRAIN_EXAMPLES} training examples")
+    if clients > TRAIN_EXAMPLES and experiment.partition.examples_per_client is None:
+        mistakes.append(
+            f"partition.clients: {clients} exceeds MNIST's {TRAIN_EXAMPLES} training examples; "
+            "partition.examples_per_client draws them with replacement"
+        )
     if cohort > clients:
         mistakes.append(f"federated.clients_per_round: {cohort} exceeds partition.clients = {clients}")
     if mistakes:

@@ -1,13 +1,13 @@
-"""A client: from its own shard and the server's parameters to an update. Reads one file and nothing else."""
+"""A client: from its own shard and the server's parameters to an update. Reads its shard and nothing else."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from fedpipe import shards
+from fedpipe.arithmetic import PLAIN, Arithmetic
 from fedpipe.evaluation import evaluate
-from fedpipe.models import Model, Parameters, network_with, parameters_of
+from fedpipe.models import Model, Parameters, parameters_of, scratch_network_with
 from fedpipe.randomness import generator
 from fedpipe.training import Training, train
 
@@ -18,8 +18,7 @@ class Task:
 
     round: int  # 1, 2, ...
     client: int
-    shard: Path
-    parameters: Parameters  # the server's model
+    shard: shards.Shard
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class ClientReport:
     client: int
     examples: int  # in its shard, n_k
     train_loss: float  # of its last local epoch, as trained
-    loss: float  # on its own shard, after training
-    accuracy: float  # likewise; fraction
+    loss: float | None  # on its own shard, after training; None where clients do not evaluate
+    accuracy: float | None  # likewise; fraction
 
 
 @dataclass(frozen=True)
@@ -42,17 +41,30 @@ class Update:
     delta: dict[str, Tensor]  # its parameters after training less the server's
 
 
-def train_client(task: Task, *, model: Model, local: Training, seed: int) -> Update:
+def train_client(
+    task: Task,
+    parameters: Parameters,
+    *,
+    model: Model,
+    local: Training,
+    seed: int,
+    evaluates: bool = True,
+    arithmetic: Arithmetic = PLAIN,
+) -> Update:
     """ClientUpdate(k, w): local epochs of minibatch training from the server's model, with an optimiser of its own.
 
     References:
         McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
     """
-    images, labels = shards.read(task.shard)
-    network = network_with(model, task.parameters)
+    device = arithmetic.torch_device()
+    images, labels = shards.read(task.shard) if device.type == "cpu" else shards.read_to(device, task.shard)
+    network = scratch_network_with(model, parameters, device)
     rng = generator(seed, "batches", round=task.round, client=task.client)
-    *_, train_loss = train(network, images, labels, local, rng)
+    *_, train_loss = train(network, images, labels, local, rng, arithmetic)
     trained = parameters_of(network)
-    own = evaluate(model, trained, images, labels)
-    report = ClientReport(task.round, task.client, len(labels), train_loss, own.loss, own.accuracy)
-    return Update(report, {name: trained[name] - start for name, start in task.parameters.items()})
+    loss = accuracy = None
+    if evaluates:
+        own = evaluate(model, trained, images, labels)
+        loss, accuracy = own.loss, own.accuracy
+    report = ClientReport(task.round, task.client, len(labels), train_loss, loss, accuracy)
+    return Update(report, {name: trained[name].sub_(start) for name, start in parameters.items()})

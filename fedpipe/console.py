@@ -40,15 +40,14 @@ class Bar:
         """One unit of the total is done."""
         self._progress.advance(self._task)
 
-    def report(self, step: str, test: Evaluated, examples: int) -> None:
-        """A step (round or epoch) of so many training examples ended with this test result."""
+    def report(self, step: str, test: Evaluated | None, examples: int) -> None:
+        """A step (round or epoch) of so many training examples ended, with this test result if it was evaluated."""
         self._examples += examples
         seconds = time.monotonic() - self._began
-        self._progress.update(self._task, description=f"accuracy {test.accuracy:.2%}")
-        say(
-            f"{step}: test accuracy {test.accuracy:.2%}, loss {test.loss:.4f}; "
-            f"{self._examples:,} examples in {seconds:.1f} s, {self._examples / seconds:,.0f} a second"
-        )
+        result = f"test accuracy {test.accuracy:.2%}, loss {test.loss:.4f}; " if test else ""
+        if test:
+            self._progress.update(self._task, description=f"accuracy {test.accuracy:.2%}")
+        say(f"{step}: {result}{self._examples:,} examples in {seconds:.1f} s, {self._examples / seconds:,.0f} a second")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +126,13 @@ def load(path: Path) -> Split:
     """One of the files that `save` wrote."""
     tensors = read_tensors(path)
     return Split(tensors["images"], tensors["labels"])
+
+
+@lru_cache(maxsize=1)
+def load_to(device: torch.device, path: Path) -> Split:
+    """Likewise, in the device's memory; a worker's one data set, read once."""
+    split = load(path)
+    return Split(split.images.to(device), split.labels.to(device))
 
 
 def name_of(path: Path) -> str:

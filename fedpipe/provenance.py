@@ -7,9 +7,13 @@ from pathlib import Path
 import torch
 
 
-def provenance() -> dict[str, str]:
-    """The CPU type and torch's version, as the metrics of each training carry them."""
-    return {"cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}", "torch": torch.__version__}
+def provenance(device: torch.device) -> dict[str, str]:
+    """The CPU type, torch's version and the device trained on, as the metrics of each training carry them."""
+    return {
+        "cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
 
 
 def _cpu() -> str:

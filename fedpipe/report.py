@@ -1,15 +1,17 @@
 """The comparison: from the reports of both trainings alone, no model and no data."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from fedpipe.errors import UserError
 from fedpipe.files import read_json
 from fedpipe.params import Section
+
+CLIENTS_SHOWN = 100  # evenly spaced in a larger population: more would make neither table nor picture clearer
 
 FEDERATED, CENTRALISED = "federated", "centralised"  # the methods, as reports name them
 
@@ -28,7 +30,8 @@ def learning_curves(rounds: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
             epochs.rename(columns={"epoch": "step"}).assign(method=CENTRALISED),
         ]
     )
-    return curves.loc[:, ["dataset", "method", "step", "examples_processed", "test_loss", "test_accuracy"]]
+    columns = ["dataset", "method", "step", "examples_processed", "test_loss", "test_accuracy"]
+    return curves.loc[:, columns].dropna(subset="test_accuracy")  # rounds between evaluations
 
 
 def class_accuracies(confusion: pd.DataFrame) -> pd.DataFrame:
@@ -41,16 +44,19 @@ def class_accuracies(confusion: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_counts(manifest: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """dataset, client, label, examples: the shards' manifest in long form."""
+    """dataset, client, label, examples: the shards' manifest in long form, of at most CLIENTS_SHOWN clients."""
+    if len(manifest) > CLIENTS_SHOWN:
+        manifest = manifest.iloc[np.linspace(0, len(manifest) - 1, CLIENTS_SHOWN).round().astype(int)]
     labels = [column for column in manifest if str(column).startswith("label_")]
     table = manifest[["client", *labels]].melt("client", labels, "label", "examples").sort_values(["client", "label"])
     table["label"] = table["label"].str.removeprefix("label_").astype(int)
     return table.assign(dataset=dataset).loc[:, ["dataset", "client", "label", "examples"]]
 
 
-def steps_to(target: float, accuracies: Iterable[float]) -> int | None:
-    """The first round or epoch (1, 2, ...) whose accuracy reaches the target; None if none does."""
-    return next((step for step, accuracy in enumerate(accuracies, start=1) if accuracy >= target), None)
+def steps_to(target: float, curve: pd.DataFrame) -> int | None:
+    """The first evaluated round or epoch (1, 2, ...) whose accuracy reaches the target; None if none does."""
+    reached = curve.loc[curve["test_accuracy"] >= target, "step"]
+    return None if reached.empty else int(reached.iloc[0])
 
 
 def comparison(curves: pd.DataFrame, settings: Compare) -> pd.DataFrame:
@@ -66,7 +72,7 @@ def comparison(curves: pd.DataFrame, settings: Compare) -> pd.DataFrame:
                 "test_loss": last["test_loss"],
                 "examples_processed": last["examples_processed"],
                 "steps": last["step"],
-                "steps_to_target": steps_to(settings.target_accuracy, curve["test_accuracy"]),
+                "steps_to_target": steps_to(settings.target_accuracy, curve),
             }
         )
     return pd.DataFrame(rows).astype({"steps_to_target": "Int64"})

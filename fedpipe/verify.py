@@ -20,7 +20,7 @@ REPORTS = (
     Path("reports/baseline/metrics.json"),
     Path("reports/comparison.json"),
 )
-MACHINE = ("cpu", "torch")  # what decides whether bits must be equal
+MACHINE = ("cpu", "torch", "device")  # what decides whether bits must be equal
 
 # Between CPU types. Training amplifies rounding until a run is as good as one of another seed, and the baseline's later
 # epochs alone scatter by 0.1 points and 0.004 in loss (standard deviation).

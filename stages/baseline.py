@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fedpipe import baseline, console, datasets, files, params
+from fedpipe.arithmetic import Arithmetic
 from fedpipe.evaluation import confusion_rows
 from fedpipe.models import ModelChoice, initial_parameters
 from fedpipe.provenance import provenance
@@ -15,6 +16,7 @@ REPORTS = Path("reports/baseline")
 def main() -> None:
     settings = params.read(baseline.Baseline, at="baseline")
     model = params.read(ModelChoice, at="model").model
+    arithmetic = params.read(Arithmetic, at="compute")
     seed = params.read_seed()
     dataset = datasets.name_of(MNIST / "dataset.json")
     train = datasets.load(MNIST / "train.safetensors")
@@ -23,7 +25,7 @@ def main() -> None:
     parameters = initial_parameters(model, seed)  # those that federated training starts from too
     epochs: list[baseline.Epoch] = []
     with console.progress("epochs", settings.epochs) as bar:
-        training = baseline.run(parameters, settings, model, seed, train, test)
+        training = baseline.run(parameters, settings, model, seed, train, test, arithmetic)
         for parameters, epoch in training:  # noqa: B007 - the last parameters are used below
             epochs.append(epoch)
             bar.advance()
@@ -42,7 +44,7 @@ def main() -> None:
     files.write_tensors(MODEL, parameters)
     files.write_table(REPORTS / "epochs.csv", rows, dataset=dataset)
     files.write_table(REPORTS / "confusion.csv", confusion, dataset=dataset, method="centralised")
-    files.write_json(REPORTS / "metrics.json", {"baseline": metrics | provenance()})
+    files.write_json(REPORTS / "metrics.json", {"baseline": metrics | provenance(arithmetic.torch_device())})
 
 
 if __name__ == "__main__":

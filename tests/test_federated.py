@@ -1,6 +1,6 @@
 """Federated averaging is what the paper says, whatever runs it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,22 @@ from torch import Tensor
 from fedpipe import shards
 from fedpipe.aggregation import weighted_mean
 from fedpipe.client import ClientReport, Task, Update, train_client
-from fedpipe.datasets import Dataset, Split
+from fedpipe.datasets import Dataset, load, save
 from fedpipe.engines import Compute
 from fedpipe.errors import UserError
 from fedpipe.evaluation import evaluate
-from fedpipe.federated import Federated, Round, draw_cohort, run
+from fedpipe.federated import Federated, Round, Work, draw_cohort, run
 from fedpipe.models import Parameters, initial_parameters, network_with, parameters_of
 from fedpipe.models.reference_cnn import ReferenceCNN
 from fedpipe.randomness import generator
+from fedpipe.shards import Shard
 from fedpipe.strategies import ServerState
 from fedpipe.strategies.fedavg import FedAvg
 from fedpipe.training import Training, train
 
 MODEL = ReferenceCNN()
 LOCAL = Training(epochs=2, batch_size=32, optimizer="adam", lr=1e-3)
+THREADS = Compute(engine="threads", workers=2, device="cpu")
 SIZES = (100, 40, 250, 60, 150)  # unequal, so that a mean without weights would show
 
 
@@ -41,18 +43,25 @@ def folder(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def test(sample: Dataset) -> Split:
-    return sample.test
+def test(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test set, as the download stage writes it."""
+    folder = tmp_path_factory.mktemp("mnist")
+    save(sample, folder)
+    return folder / "test.safetensors"
 
 
 def federate(
-    folder: Path, test: Split, *, rounds: int = 3, clients_per_round: int = 3, workers: int = 2, seed: int = 11,
+    folder: Path, test: Path, *, rounds: int = 3, clients_per_round: int = 3, seed: int = 11, local: Training = LOCAL,
+    evaluate_every: int = 1, evaluate_clients: bool = True, compute: Compute = THREADS,
     state: ServerState | None = None,
 ) -> list[tuple[ServerState, Round]]:  # fmt: skip
-    settings = Federated(rounds=rounds, clients_per_round=clients_per_round, local=LOCAL)
+    settings = Federated(
+        rounds=rounds, clients_per_round=clients_per_round, local=local,
+        evaluate_every=evaluate_every, evaluate_clients=evaluate_clients,
+    )  # fmt: skip
     state = state or ServerState(0, initial_parameters(MODEL, seed))
-    with Compute(workers=workers).start() as map:
-        return list(run(state, settings, MODEL, seed, folder, test, map))
+    with compute.start(Work(settings, MODEL, seed, test, compute)) as map:
+        return list(run(state, settings, seed, shards.locate(folder), len(load(test)), map))
 
 
 def same(one: Parameters, other: Parameters) -> bool:
@@ -65,7 +74,7 @@ def locally_trained(start: Parameters, folder: Path, round: int, client: int, se
     list(
         train(
             network,
-            *shards.read(shards.path_of(folder, client)),
+            *shards.read(shards.locate(folder)[client]),
             LOCAL,
             generator(seed, "batches", round=round, client=client),
         )
@@ -73,7 +82,7 @@ def locally_trained(start: Parameters, folder: Path, round: int, client: int, se
     return {name: tensor.double().numpy() for name, tensor in parameters_of(network).items()}
 
 
-def test_each_round_is_the_mean_of_the_cohorts_models_weighted_by_their_examples(folder: Path, test: Split):
+def test_each_round_is_the_mean_of_the_cohorts_models_weighted_by_their_examples(folder: Path, test: Path):
     parameters = initial_parameters(MODEL, 11)
     torch.set_num_threads(1)
     for state, round in federate(folder, test):
@@ -86,7 +95,7 @@ def test_each_round_is_the_mean_of_the_cohorts_models_weighted_by_their_examples
         parameters = state.parameters
 
 
-def test_with_one_client_it_is_plain_training_with_a_fresh_optimiser_each_round(folder: Path, test: Split):
+def test_with_one_client_it_is_plain_training_with_a_fresh_optimiser_each_round(folder: Path, test: Path):
     previous = initial_parameters(MODEL, 11)
     for state, round in federate(folder, test, clients_per_round=1):
         expected = locally_trained(previous, folder, round.number, round.clients[0].client, seed=11)
@@ -95,64 +104,68 @@ def test_with_one_client_it_is_plain_training_with_a_fresh_optimiser_each_round(
         previous = state.parameters
 
 
-def test_whole_shard_batches_of_all_clients_are_a_gradient_step_on_the_whole_data(folder: Path, test: Split):
+def test_whole_shard_batches_of_all_clients_are_a_gradient_step_on_the_whole_data(folder: Path, test: Path):
     """McMahan et al. 2017, section 2: FedAvg with E=1, B=∞ and all clients is FedSGD."""
-    settings = Federated(
-        rounds=1, clients_per_round=5, local=Training(epochs=1, batch_size=1000, optimizer="sgd", lr=0.1)
-    )
+    local = Training(epochs=1, batch_size=1000, optimizer="sgd", lr=0.1)
     start = initial_parameters(MODEL, 0)
-    [(state, _)] = run(ServerState(0, start), settings, MODEL, 0, folder, test, map)
-    images, labels = (
-        torch.cat(part)
-        for part in zip(*(shards.read(shards.path_of(folder, client)) for client in range(5)), strict=True)
-    )
+    [(state, _)] = federate(folder, test, rounds=1, clients_per_round=5, seed=0, local=local)
+    images, labels = (torch.cat(part) for part in zip(*map(shards.read, shards.locate(folder)), strict=True))
     network = network_with(MODEL, start)
-    list(train(network, images, labels, settings.local, generator(0, "any order")))
+    list(train(network, images, labels, local, generator(0, "any order")))
     for name, expected in parameters_of(network).items():
         torch.testing.assert_close(state.parameters[name], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("workers", [1, 3, 7])
-def test_the_result_does_not_depend_on_the_number_of_workers(folder: Path, test: Split, workers: int):
-    for (one, a), (other, b) in zip(federate(folder, test), federate(folder, test, workers=workers), strict=True):
+@pytest.mark.parametrize("engine", ["threads", "processes", "ray"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_result_depends_neither_on_the_engine_nor_on_the_workers(folder: Path, test: Path, engine, workers: int):
+    compute = Compute(engine=engine, workers=workers, device="cpu")
+    for (one, a), (other, b) in zip(federate(folder, test), federate(folder, test, compute=compute), strict=True):
         assert same(one.parameters, other.parameters)
         assert a.clients == b.clients
         assert a.row() == b.row()
 
 
-def test_the_result_does_not_depend_on_who_finishes_first(folder: Path, test: Split):
-    def backwards(work, tasks: Iterable) -> list:
-        return list(reversed([work(task) for task in reversed(list(tasks))]))
-
+def test_the_result_does_not_depend_on_who_finishes_first(folder: Path, test: Path):
     settings = Federated(rounds=2, clients_per_round=4, local=LOCAL)
-    start = ServerState(0, initial_parameters(MODEL, 11))
+    work = Work(settings, MODEL, 11, test)
+
+    def backwards(shared: Parameters, tasks: Iterable) -> Iterator:
+        return reversed([work(shared, task) for task in reversed(list(tasks))])
+
     torch.set_num_threads(1)
-    one = [state for state, _ in run(start, settings, MODEL, 11, folder, test, backwards)]
-    with Compute(workers=2).start() as map:
-        other = [state for state, _ in run(start, settings, MODEL, 11, folder, test, map)]
+    start = ServerState(0, initial_parameters(MODEL, 11))
+    one = [state for state, _ in run(start, settings, 11, shards.locate(folder), len(load(test)), backwards)]
+    other = [state for state, _ in federate(folder, test, rounds=2, clients_per_round=4)]
     assert same(one[-1].parameters, other[-1].parameters)
 
 
-def test_going_on_from_a_round_gives_what_an_uninterrupted_run_gives(folder: Path, test: Split):
+def test_bfloat16_trains_almost_as_float32_does(folder: Path, test: Path):
+    half = Compute(engine="threads", workers=2, device="cpu", precision="bfloat16")
+    (one, a), (other, b) = (federate(folder, test, rounds=4, compute=compute)[-1] for compute in (THREADS, half))
+    assert not same(one.parameters, other.parameters)
+    assert {tensor.dtype for tensor in other.parameters.values()} == {torch.float32}
+    assert b.row()["test_accuracy"] == pytest.approx(a.row()["test_accuracy"], abs=0.05)
+
+
+def test_going_on_from_a_round_gives_what_an_uninterrupted_run_gives(folder: Path, test: Path):
     whole = federate(folder, test)
     rest = federate(folder, test, state=whole[0][0])
     assert [round.number for _, round in rest] == [2, 3]
     assert same(whole[-1][0].parameters, rest[-1][0].parameters)
 
 
-def test_another_seed_gives_another_model(folder: Path, test: Split):
+def test_another_seed_gives_another_model(folder: Path, test: Path):
     [(one, _)], [(other, _)] = (federate(folder, test, rounds=1, seed=seed) for seed in (1, 2))
     assert not same(one.parameters, other.parameters)
 
 
 def test_a_client_reads_its_own_shard_alone(folder: Path, tmp_path: Path):
-    alone = shards.path_of(tmp_path, 2)
-    alone.write_bytes(shards.path_of(folder, 2).read_bytes())
+    own = shards.locate(folder)[2]
+    alone = Shard(tmp_path / "alone.safetensors", own.start, own.stop)
+    alone.path.write_bytes(own.path.read_bytes())
     start = initial_parameters(MODEL, 0)
-    one, other = (
-        train_client(Task(1, 2, path, start), model=MODEL, local=LOCAL, seed=0)
-        for path in (alone, shards.path_of(folder, 2))
-    )
+    one, other = (train_client(Task(1, 2, shard), start, model=MODEL, local=LOCAL, seed=0) for shard in (alone, own))
     assert one.report == other.report
     assert same(one.delta, other.delta)
 
@@ -160,21 +173,32 @@ def test_a_client_reads_its_own_shard_alone(folder: Path, tmp_path: Path):
 def test_a_client_reports_what_its_model_does_on_its_own_shard(folder: Path):
     torch.set_num_threads(1)
     start = initial_parameters(MODEL, 0)
-    update = train_client(Task(1, 2, shards.path_of(folder, 2), start), model=MODEL, local=LOCAL, seed=0)
-    images, labels = shards.read(shards.path_of(folder, 2))
+    shard = shards.locate(folder)[2]
+    update = train_client(Task(1, 2, shard), start, model=MODEL, local=LOCAL, seed=0)
     trained = {name: start[name] + update.delta[name] for name in start}
-    own = evaluate(MODEL, trained, images, labels)
+    own = evaluate(MODEL, trained, *shards.read(shard))
     assert update.report.examples == SIZES[2]
     assert update.report.accuracy == own.accuracy
     assert update.report.loss == pytest.approx(own.loss, rel=1e-4)
 
 
-def test_training_learns(folder: Path, test: Split):
-    results = [round.test.accuracy for _, round in federate(folder, test, rounds=6, clients_per_round=5)]
+def test_what_is_evaluated_changes_no_model(folder: Path, test: Path):
+    often = federate(folder, test)
+    seldom = federate(folder, test, evaluate_every=2, evaluate_clients=False)
+    assert same(often[-1][0].parameters, seldom[-1][0].parameters)
+    assert [round.test is None for _, round in seldom] == [True, False, False]  # the last always is
+    assert seldom[0][1].row()["test_accuracy"] is None
+    for (_, one), (_, other) in zip(often[1:], seldom[1:], strict=True):
+        assert one.row() == other.row()
+    assert {report.loss for _, round in seldom for report in round.clients} == {None}
+
+
+def test_training_learns(folder: Path, test: Path):
+    results = [round.row()["test_accuracy"] for _, round in federate(folder, test, rounds=6, clients_per_round=5)]
     assert results[-1] > 0.85 > results[0]
 
 
-def test_the_row_of_a_round_adds_up(folder: Path, test: Split):
+def test_the_row_of_a_round_adds_up(folder: Path, test: Path):
     [(state, round)] = federate(folder, test, rounds=1)
     row = round.row()
     cohort = [int(client) for client in row["cohort"].split()]
@@ -183,12 +207,15 @@ def test_the_row_of_a_round_adds_up(folder: Path, test: Split):
     assert row["train_loss"] == pytest.approx(
         np.average([report.train_loss for report in round.clients], weights=[SIZES[client] for client in cohort])
     )
-    again = evaluate(MODEL, state.parameters, test.images, test.labels)
+    examples = load(test)
+    again = evaluate(MODEL, state.parameters, examples.images, examples.labels)
     assert row["test_accuracy"] == again.accuracy
 
 
-def test_a_cohort_larger_than_the_population_is_refused(folder: Path, test: Split):
-    with pytest.raises(UserError, match=r"params\.yaml: federated\.clients_per_round: 6 exceeds the 5 clients in "):
+def test_a_cohort_larger_than_the_population_is_refused(folder: Path, test: Path):
+    with pytest.raises(
+        UserError, match=r"params\.yaml: federated\.clients_per_round: 6 exceeds the 5 clients of the partition"
+    ):
         federate(folder, test, clients_per_round=6)
 
 

@@ -1,16 +1,12 @@
 """Files are written whole or not at all; shards hold what the partition says."""
 
-import hashlib
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from fedpipe import shards
-from fedpipe.datasets import Dataset
 from fedpipe.errors import UserError
 from fedpipe.files import read_json, read_tensors, replacing, write_json, write_table, write_tensors
 
@@ -71,23 +67,3 @@ def test_a_missing_or_damaged_file_is_one_line_that_names_it(read, tmp_path: Pat
 def test_json_keeps_floats_to_the_last_bit(tmp_path: Path):
     write_json(tmp_path / "x.json", {"loss": 0.1 + 0.2})
     assert read_json(tmp_path / "x.json") == {"loss": 0.1 + 0.2}
-
-
-def test_shards_hold_each_clients_examples_and_the_manifest_tells_of_them(sample: Dataset, tmp_path: Path):
-    images, labels = sample.train.images, sample.train.labels
-    assignment = [np.array([3, 5, 3999]), np.array([0]), np.arange(10, 500)]
-    shards.write(tmp_path / "shards", images, labels, assignment, 10)
-    manifest = pd.read_csv(tmp_path / "shards/manifest.csv")
-    assert list(manifest) == ["client", "examples", *(f"label_{label}" for label in range(10)), "sha256"]
-    assert shards.read_sizes(tmp_path / "shards") == manifest["examples"].tolist() == [3, 1, 490]
-    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
-        "client-00000.safetensors", "client-00001.safetensors", "client-00002.safetensors", "manifest.csv",
-    ]  # fmt: skip
-    for client, indices in enumerate(assignment):
-        path = shards.path_of(tmp_path / "shards", client)
-        found_images, found_labels = shards.read(path)
-        assert torch.equal(found_images, images[indices])
-        assert torch.equal(found_labels, labels[indices])
-        row = manifest.iloc[client]
-        assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert [row[f"label_{label}"] for label in range(10)] == np.bincount(labels[indices], minlength=10).tolist()

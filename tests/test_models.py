@@ -4,9 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedpipe.models import MODELS, bytes_of, initial_parameters, network_with, parameters_of
+from fedpipe.arithmetic import PLAIN
+from fedpipe.models import (
+    MODELS,
+    Parameters,
+    bytes_of,
+    initial_parameters,
+    network_with,
+    parameters_of,
+    scratch_network_with,
+)
 from fedpipe.models.base import normalised
-from fedpipe.models.reference_cnn import ReferenceCNN
+from fedpipe.training import loss_and_gradients
 
 every = pytest.mark.parametrize("name", MODELS)
 images = torch.randint(0, 256, (7, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -43,19 +52,57 @@ def test_a_network_gives_back_the_parameters_it_was_given_and_shares_none(name: 
     assert all(torch.equal(kept[key], tensor) and tensor.is_contiguous() for key, tensor in given_back.items())
 
 
-def test_the_reference_cnn_computes_what_the_reference_describes():
-    """conv 5x5 1→16, ReLU, pool, conv 5x5 16→32, ReLU, pool, linear 1568→10, in that order and row-major."""
-    parameters = initial_parameters(ReferenceCNN(), 3)
-    hidden = ((images.double() / 255 - 0.1307) / 0.3081).float().unsqueeze(1)
+@every
+def test_gradients_are_those_of_autograd(name: str):
+    """For a network that writes its backpropagation out; the others' are autograd's anyway."""
+    network = network_with(MODELS[name](), initial_parameters(MODELS[name](), 1))
+    labels = torch.arange(7)
+    loss, gradients = loss_and_gradients(network, normalised(images), labels, PLAIN)
+    expected_loss = F.cross_entropy(network(normalised(images)), labels)
+    expected = torch.autograd.grad(expected_loss, list(network.parameters()))
+    torch.testing.assert_close(loss, expected_loss.detach())
+    for found, gradient in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-6)
+
+
+@every
+def test_a_scratch_network_is_one_of_its_own(name: str):
+    model = MODELS[name]()
+    for seed in (1, 2, 1):
+        scratch = scratch_network_with(model, initial_parameters(model, seed)).eval()
+        own = network_with(model, initial_parameters(model, seed)).eval()
+        assert torch.equal(scratch(normalised(images)), own(normalised(images)))
+
+
+def convolved(hidden: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+    """conv, ReLU, pool, twice, in that order and row-major, as the papers describe; flattened."""
     for layer in ("conv1", "conv2"):
         hidden = F.conv2d(hidden, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"], padding=2)
         hidden = F.max_pool2d(F.relu(hidden), 2)
-    expected = F.linear(hidden.flatten(1), parameters["linear.weight"], parameters["linear.bias"])
-    found = network_with(ReferenceCNN(), parameters)(normalised(images))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    return hidden.flatten(1)
 
 
-def test_the_reference_cnn_has_28_938_parameters():
-    parameters = initial_parameters(ReferenceCNN(), 0)
-    assert sum(tensor.numel() for tensor in parameters.values()) == 28_938
-    assert bytes_of(parameters) == 4 * 28_938
+def dense(hidden: torch.Tensor, parameters: Parameters, layer: str) -> torch.Tensor:
+    return F.linear(hidden, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
+
+
+DESCRIBED = {
+    "reference-cnn": lambda x, p: dense(convolved(x, p), p, "linear"),
+    "paper-cnn": lambda x, p: dense(F.relu(dense(convolved(x, p), p, "hidden")), p, "output"),
+    "2nn": lambda x, p: dense(F.relu(dense(F.relu(dense(x.flatten(1), p, "hidden1")), p, "hidden2")), p, "output"),
+}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_a_model_computes_what_its_paper_describes(name: str):
+    parameters = initial_parameters(MODELS[name](), 3)
+    x = ((images.double() / 255 - 0.1307) / 0.3081).float().unsqueeze(1)
+    found = network_with(MODELS[name](), parameters)(normalised(images))
+    torch.testing.assert_close(found, DESCRIBED[name](x, parameters), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "size"), [("reference-cnn", 28_938), ("paper-cnn", 1_663_370), ("2nn", 199_210)])
+def test_a_model_has_as_many_parameters_as_published(name: str, size: int):
+    parameters = initial_parameters(MODELS[name](), 0)
+    assert sum(tensor.numel() for tensor in parameters.values()) == size
+    assert bytes_of(parameters) == 4 * size

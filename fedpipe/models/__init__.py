@@ -3,16 +3,22 @@
 To add one: a file with a `Model`, and its name in MODELS.
 """
 
+import threading
+
 import torch
 from torch import Tensor, nn
 
 from fedpipe.models.base import Model
+from fedpipe.models.paper_cnn import PaperCNN
 from fedpipe.models.reference_cnn import ReferenceCNN
+from fedpipe.models.two_nn import TwoNN
 from fedpipe.params import Section, choice
 from fedpipe.randomness import generator
 
 MODELS: dict[str, type[Model]] = {
     "reference-cnn": ReferenceCNN,
+    "paper-cnn": PaperCNN,
+    "2nn": TwoNN,
 }
 
 Parameters = dict[str, Tensor]  # a network's parameters and buffers by name
@@ -36,19 +42,37 @@ def initial_parameters(model: Model, seed: int) -> Parameters:
         return parameters_of(model.build())
 
 
-def network_with(model: Model, parameters: Parameters) -> nn.Module:
+def network_with(model: Model, parameters: Parameters, device: str | torch.device = "cpu") -> nn.Module:
     """A network of its own that holds a copy of the parameters."""
     with torch.device("meta"):  # no time, and no random numbers, spent on values that are replaced at once
         network = model.build()
-    network = network.to_empty(device="cpu").to(memory_format=torch.channels_last)
-    network.load_state_dict(parameters)
+    network = network.to_empty(device=device).to(memory_format=torch.channels_last)
+    return load(network, parameters)
+
+
+def scratch_network_with(model: Model, parameters: Parameters, device: str | torch.device = "cpu") -> nn.Module:
+    """This thread's scratch network of the model, filled with the parameters: the thread's next call overwrites it.
+
+    Building a network takes as long as some clients' whole training.
+    """
+    key = model, str(device)
+    if key not in _scratch.networks:
+        _scratch.networks[key] = network_with(model, parameters, device)
+    return load(_scratch.networks[key], parameters)
+
+
+def load(network: nn.Module, parameters: Parameters) -> nn.Module:
+    """Copies the parameters into the network; returns it."""
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            tensor.copy_(parameters[name])
     return network
 
 
 def parameters_of(network: nn.Module) -> Parameters:
-    """A copy of the network's parameters and buffers, row-major."""
+    """A copy of the network's parameters and buffers on the CPU, row-major."""
     return {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
 
@@ -56,3 +80,11 @@ def parameters_of(network: nn.Module) -> Parameters:
 def bytes_of(parameters: Parameters) -> int:
     """What it takes to send them once, uncompressed."""
     return sum(tensor.nbytes for tensor in parameters.values())
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.networks: dict[tuple[Model, str], nn.Module] = {}
+
+
+_scratch = _Scratch()
