@@ -8,11 +8,12 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test clean
+.PHONY: help env repro test bench clean
 
 help:
 	@echo "make repro   the environment, then the whole pipeline (FEDPIPE_MNIST=DIR_OR_URL names a source of MNIST)"
 	@echo "make test    the environment, then every check"
+	@echo "make bench   an environment with the peers (.venv-bench), MNIST, then fedpipe beside them; half an hour"
 	@echo "make env     the environment alone, in $(VENV)"
 	@echo "make clean   remove the environment (data, models and DVC's cache stay)"
 
@@ -35,5 +36,18 @@ test: env
 	pyright
 	python -m pytest -m "slow or not slow"
 
+# Of its own: the peers hold some packages at older versions.
+bench: export PATH := $(abspath .venv-bench)/bin:$(PATH)
+bench: .venv-bench/.made
+	dvc repro download
+	python -m benchmarks
+	python -m benchmarks scale
+	python -m benchmarks profile
+
+.venv-bench/.made: pyproject.toml benchmarks/constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --disable-pip-version-check -e ".[bench]" -c benchmarks/constraints.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-bench

@@ -64,7 +64,7 @@ def train_client(
     trained = parameters_of(network)
     loss = accuracy = None
     if evaluates:
-        own = evaluate(model, trained, images, labels)
+        own = evaluate(model, trained, images, labels)  # float32, whatever the precision of training
         loss, accuracy = own.loss, own.accuracy
     report = ClientReport(task.round, task.client, len(labels), train_loss, loss, accuracy)
     return Update(report, {name: trained[name].sub_(start) for name, start in parameters.items()})

@@ -5,6 +5,7 @@ workers, any order of execution, and after a resume.
 """
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -21,5 +22,9 @@ def generator(seed: int, purpose: str, *, round: int = 0, client: int = 0) -> np
     References:
         numpy.random.SeedSequence: a spawn key makes independent streams of one entropy.
     """
-    purpose_key = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose_key, round, client)))
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_key(purpose), round, client)))
+
+
+@lru_cache
+def _key(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big")

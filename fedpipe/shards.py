@@ -6,7 +6,7 @@ At most MAX_FILES files, because tools spend time on each: to hash and copy 100,
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from fedpipe.errors import UserError
@@ -22,6 +23,7 @@ from fedpipe.files import replacing, write_table, write_tensors
 
 MANIFEST = "manifest.csv"
 MAX_FILES = 1000
+SMALL = 2**18  # bytes: to read so many takes less time than to map them
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,15 @@ class Shard:
         return self.stop - self.start
 
 
-def write(folder: Path, images: Tensor, labels: Tensor, assignment: Sequence[np.ndarray], classes: int) -> None:
+def write(
+    folder: Path,
+    images: Tensor,
+    labels: Tensor,
+    assignment: Sequence[np.ndarray],
+    classes: int,
+    *,
+    on_client: Callable[[], None] = lambda: None,
+) -> None:
     """Writes the whole folder: a shard for each client of the assignment, and the manifest.
 
     Args:
@@ -45,6 +55,7 @@ def write(folder: Path, images: Tensor, labels: Tensor, assignment: Sequence[np.
         labels: (n,) int64.
         assignment: for each client the indices of its examples.
         classes: how many labels there are.
+        on_client: called for each client written, for progress.
 
     The manifest's columns: client, file, start (the client's first row in it), examples, label_0 ... label_9 (how many
     of each), sha256 of the client's images and labels.
@@ -68,18 +79,23 @@ def write(folder: Path, images: Tensor, labels: Tensor, assignment: Sequence[np.
                     | {"sha256": _sha256(group_images[own], group_labels[own])}
                 )
                 start = own.stop
+                on_client()
         write_table(new / MANIFEST, rows)
 
 
 def read(shard: Shard) -> tuple[Tensor, Tensor]:
-    """A client's images (n, 28, 28) uint8 and labels (n,) int64, mapped from the file, not copied.
+    """A client's images (n, 28, 28) uint8 and labels (n,) int64. Of a large file its own rows, mapped, not copied.
 
     Raises:
         UserError: the file is missing or damaged.
     """
+    own = slice(shard.start, shard.stop)
     try:
+        if shard.path.stat().st_size <= SMALL:
+            tensors = load(shard.path.read_bytes())
+            return tensors["images"][own], tensors["labels"][own]
         with safe_open(shard.path, framework="pt") as file:
-            images, labels = (file.get_slice(name)[shard.start : shard.stop] for name in ("images", "labels"))
+            images, labels = (file.get_slice(name)[own] for name in ("images", "labels"))
     except FileNotFoundError:
         raise UserError(f"{shard.path}: not there; `dvc repro partition` makes it") from None
     except SafetensorError as error:

@@ -14,7 +14,8 @@ def main() -> None:
     seed = params.read_seed()
     train = datasets.load(TRAIN)
     assignment = settings.assign(train.labels.numpy(), seed)
-    shards.write(OUT, train.images, train.labels, assignment, datasets.CLASSES)
+    with console.progress("clients", settings.clients) as bar:
+        shards.write(OUT, train.images, train.labels, assignment, datasets.CLASSES, on_client=bar.advance)
     sizes = [len(indices) for indices in assignment]
     console.say(f"{settings.scheme}: {settings.clients} clients of {min(sizes):,} to {max(sizes):,} examples")
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -116,6 +118,16 @@ def test_the_engine_leaves_torchs_threads_as_they_were(engine: str):
     with compute(engine).start(times) as map:
         list(map(torch.ones(1), range(2)))
     assert torch.get_num_threads() == 2
+
+
+def test_auto_takes_the_cores_that_the_process_may_use():
+    """As `taskset` leaves them."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from fedpipe.machine import cores; print(cores())"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "1\n"
 
 
 def test_processes_end_with_their_engine():

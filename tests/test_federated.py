@@ -1,6 +1,6 @@
 """Federated averaging is what the paper says, whatever runs it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ def test(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def federate(
     folder: Path, test: Path, *, rounds: int = 3, clients_per_round: int = 3, seed: int = 11, local: Training = LOCAL,
     evaluate_every: int = 1, evaluate_clients: bool = True, compute: Compute = THREADS,
-    state: ServerState | None = None,
+    state: ServerState | None = None, on_client: Callable[[ClientReport], None] = lambda report: None,
 ) -> list[tuple[ServerState, Round]]:  # fmt: skip
     settings = Federated(
         rounds=rounds, clients_per_round=clients_per_round, local=local,
@@ -61,7 +61,7 @@ def federate(
     )  # fmt: skip
     state = state or ServerState(0, initial_parameters(MODEL, seed))
     with compute.start(Work(settings, MODEL, seed, test, compute)) as map:
-        return list(run(state, settings, seed, shards.locate(folder), len(load(test)), map))
+        return list(run(state, settings, seed, shards.locate(folder), len(load(test)), map, on_client=on_client))
 
 
 def same(one: Parameters, other: Parameters) -> bool:
@@ -123,6 +123,27 @@ def test_the_result_depends_neither_on_the_engine_nor_on_the_workers(folder: Pat
     for (one, a), (other, b) in zip(federate(folder, test), federate(folder, test, compute=compute), strict=True):
         assert same(one.parameters, other.parameters)
         assert a.clients == b.clients
+        assert a.row() == b.row()
+
+
+def test_the_result_does_not_depend_on_a_ray_node_that_is_lost_in_mid_round(folder: Path, test: Path):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+
+    def lose_the_second_node(report: ClientReport) -> None:
+        if report.round == 2 and second in cluster.list_all_nodes():
+            cluster.remove_node(second, allow_graceful=False)
+
+    try:
+        compute = Compute(engine="ray", ray_address=cluster.address, device="cpu")
+        rounds = federate(folder, test, clients_per_round=5, compute=compute, on_client=lose_the_second_node)
+        assert second not in cluster.list_all_nodes()
+    finally:
+        cluster.shutdown()
+    for (one, a), (other, b) in zip(federate(folder, test, clients_per_round=5), rounds, strict=True):
+        assert same(one.parameters, other.parameters)
         assert a.row() == b.row()
 
 

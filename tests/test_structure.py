@@ -1,5 +1,7 @@
 """The house: what dvc.yaml says the stages need is what they need."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import grimp
@@ -45,6 +47,15 @@ def test_every_stage_waits_for_the_check_of_the_parameters(stage: str):
     produced = {next(iter(out)) if isinstance(out, dict) else out for s in STAGES.values() for out in s["outs"]}
     assert "data/params-checked" in deps or any(dep.startswith("reports/") for dep in deps)
     assert "data/params-checked" in produced
+
+
+@pytest.mark.parametrize("stage", ["download", "partition", "federated", "baseline"])
+def test_a_stage_starts_without_what_training_does_not_need(stage: str):
+    """They start in about the time of importing torch."""
+    code = f"import sys, stages.{stage}; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    slow = {"dvc", "pandas", "matplotlib", "torchvision", "sklearn", "ray", "vl_convert", "sympy"}
+    assert slow & set(shown.stdout.split()) == set()
 
 
 @pytest.mark.parametrize("package", ["fedpipe", "stages"])

@@ -37,17 +37,12 @@ class ModelChoice(Section):
 
 def initial_parameters(model: Model, seed: int) -> Parameters:
     """The parameters that every run of this seed starts from, federated or not."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, "initial parameters").integers(2**63)))
-        return parameters_of(model.build())
+    return parameters_of(_build(model, int(generator(seed, "initial parameters").integers(2**63))))
 
 
 def network_with(model: Model, parameters: Parameters, device: str | torch.device = "cpu") -> nn.Module:
     """A network of its own that holds a copy of the parameters."""
-    with torch.device("meta"):  # no time, and no random numbers, spent on values that are replaced at once
-        network = model.build()
-    network = network.to_empty(device=device).to(memory_format=torch.channels_last)
-    return load(network, parameters)
+    return load(_build(model).to(device).to(memory_format=torch.channels_last), parameters)
 
 
 def scratch_network_with(model: Model, parameters: Parameters, device: str | torch.device = "cpu") -> nn.Module:
@@ -82,9 +77,17 @@ def bytes_of(parameters: Parameters) -> int:
     return sum(tensor.nbytes for tensor in parameters.values())
 
 
+def _build(model: Model, seed: int = 0) -> nn.Module:
+    """Initialised from the seed, by torch's one generator, which is given back as it was."""
+    with _one_at_a_time, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model.build()
+
+
 class _Scratch(threading.local):
     def __init__(self) -> None:
         self.networks: dict[tuple[Model, str], nn.Module] = {}
 
 
 _scratch = _Scratch()
+_one_at_a_time = threading.Lock()
