@@ -1,6 +1,7 @@
 """Where the time of a client goes, for each work: torch's profiler over whole clients, on one thread."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,14 +45,9 @@ def _row(work: Work, folder: Path) -> dict[str, object]:
             task = Task(1, client, population[client])
             train_client(task, parameters, model=model, local=local, seed=0, evaluates=False)
 
-    train()
-    start = time.perf_counter()
-    train()
-    elapsed = time.perf_counter() - start  # without the profiler, which slows small operations
+    elapsed = min(_seconds(train) for _ in range(4))  # without the profiler, which slows small operations
     with profiler(activities=[ProfilerActivity.CPU]) as profile:
-        start = time.perf_counter()
-        train()
-        profiled = time.perf_counter() - start
+        profiled = _seconds(train)
     spent = dict.fromkeys(KINDS, 0.0)
     for event in profile.key_averages():
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), None)
@@ -66,6 +62,12 @@ def _row(work: Work, folder: Path) -> dict[str, object]:
         **shares,
         "Python and the rest": 1 - sum(shares.values()),
     }
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def as_markdown(table: pd.DataFrame) -> str:
