@@ -1,5 +1,7 @@
 """All of params.yaml as one object, and the combinations that cannot work."""
 
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import NonNegativeInt
@@ -44,6 +46,17 @@ def check(path: str | Path = PARAMS) -> Experiment:
         )
     if cohort > clients:
         mistakes.append(f"federated.clients_per_round: {cohort} exceeds partition.clients = {clients}")
+    mistakes += _unusable(experiment.compute)
     if mistakes:
         raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
     return experiment
+
+
+def _unusable(compute: Compute) -> Iterator[str]:
+    """What this machine does not have."""
+    try:
+        compute.torch_device()
+    except UserError as error:
+        yield str(error).removeprefix(f"{PARAMS}: ")
+    if compute.engine == "ray" and find_spec("ray") is None:
+        yield 'compute.engine: ray is not installed; pip install -e ".[ray]"'

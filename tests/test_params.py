@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from fedpipe.check import Experiment, check
@@ -71,8 +72,21 @@ MISTAKES = [
     ("compare.target_accuracy", 98.5, "compare.target_accuracy: 98.5 must be less than 1"),
     ("compute.workers", "all", 'compute.workers: "all": must be auto or a whole number of at least 1'),
     ("compute.workers", 0, "compute.workers: 0: must be auto or a whole number of at least 1"),
+    ("compute.engine", "dask", "compute.engine: \"dask\" is not one of 'auto', 'threads', 'processes', 'ray'"),
+    ("compute.precision", "float16", "compute.precision: \"float16\" is not one of 'float32', 'bfloat16'"),
+    ("partition.examples_per_client", 0, "partition.examples_per_client: 0 must be greater than 0"),
+    ("federated.evaluate_every", 0, "federated.evaluate_every: 0 must be greater than 0"),
     ("seed", -3, "seed: -3 must be at least 0"),
 ]
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has that device")
+def test_a_device_that_is_not_there_is_a_mistake(tmp_path: Path):
+    """Told by the check, before DVC removes what another device made."""
+    path = tmp_path / "params.yaml"
+    path.write_text(changed("compute.device", "mps"))
+    with pytest.raises(UserError, match=r"params\.yaml: compute\.device: torch finds no mps here; use auto or cpu"):
+        check(path)
 
 
 @pytest.mark.parametrize(("dotted", "value", "line"), MISTAKES)
