@@ -155,7 +155,10 @@ def test_a_bad_parameter_stops_the_run_before_any_output_is_removed(project: Pat
 
 def test_more_clients_than_the_data_set_has_examples_are_refused(project: Path):
     output = run("dvc exp run -S partition.clients=5000", project, fails=True)
-    assert "params.yaml: partition.clients: 5000 exceeds the 4000 training examples\n" in output
+    assert (
+        "params.yaml: partition.clients: 5000 exceeds the 4000 training examples; "
+        "partition.examples_per_client draws them with replacement\n"
+    ) in output
     run("git checkout . && dvc checkout", project)
     assert run("git status --porcelain", project) == ""
 
