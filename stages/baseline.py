@@ -15,10 +15,10 @@ REPORTS = Path("reports/baseline")
 
 def main() -> None:
     settings = params.read(baseline.Baseline, at="baseline")
-    model = params.read(ModelChoice, at="model").model
     arithmetic = params.read(Arithmetic, at="compute")
     seed = params.read_seed()
-    dataset = datasets.name_of(MNIST / "dataset.json")
+    dataset = datasets.describe(MNIST / "dataset.json")
+    model = params.read(ModelChoice, at="model").model.for_classes(dataset.classes)
     train = datasets.load(MNIST / "train.safetensors")
     test = datasets.load(MNIST / "test.safetensors")
 
@@ -34,16 +34,16 @@ def main() -> None:
     final = epochs[-1].test
     rows = [epoch.row() | {"examples_processed": epoch.number * len(train)} for epoch in epochs]
     metrics = {
-        "dataset": dataset,
+        "dataset": dataset.name,
         "accuracy": final.accuracy,
         "loss": final.loss,
         "epochs": len(epochs),
         "examples_processed": len(epochs) * len(train),
     }
-    confusion = confusion_rows(test.labels, final.predictions, datasets.CLASSES)
+    confusion = confusion_rows(test.labels, final.predictions, dataset.classes)
     files.write_tensors(MODEL, parameters)
-    files.write_table(REPORTS / "epochs.csv", rows, dataset=dataset)
-    files.write_table(REPORTS / "confusion.csv", confusion, dataset=dataset, method="centralised")
+    files.write_table(REPORTS / "epochs.csv", rows, dataset=dataset.name)
+    files.write_table(REPORTS / "confusion.csv", confusion, dataset=dataset.name, method="centralised")
     files.write_json(REPORTS / "metrics.json", {"baseline": metrics | provenance(arithmetic.torch_device())})
 
 

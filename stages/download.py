@@ -1,4 +1,7 @@
-"""MNIST into data/mnist. The environment's FEDPIPE_MNIST=DIR_OR_URL names a source that is tried first."""
+"""MNIST, or another of its family, into data/mnist.
+
+The environment's FEDPIPE_MNIST=DIR_OR_URL names a source that is tried first.
+"""
 
 import os
 from pathlib import Path
@@ -16,7 +19,7 @@ def main() -> None:
     source = os.environ.get(datasets.SOURCE_VARIABLE) or None
     dataset = datasets.fetch(settings, source, OUT, console.say)
     datasets.save(dataset, OUT)
-    if dataset.name != "MNIST":
+    if dataset.name != datasets.ORIGINALS[settings.dataset].name:
         console.console.print(
             Panel(
                 "[bold]THIS IS NOT MNIST[/] but a sample of 5,000 of its images, because no source answered.\n"

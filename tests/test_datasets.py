@@ -9,6 +9,7 @@ import hashlib
 import json
 import struct
 import threading
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.datasets import MNIST
+import torchvision.datasets
+from torchvision.datasets import EMNIST, KMNIST, MNIST, FashionMNIST
 
 from fedpipe import datasets
-from fedpipe.datasets import Dataset, Download, Split, fetch, load, save
+from fedpipe.datasets import ORIGINALS, Dataset, Download, Split, fetch, load, save
 from fedpipe.errors import UserError
 from tests.conftest import MNIST_SOURCE
 
@@ -216,6 +218,69 @@ def test_a_whole_copy_elsewhere_makes_up_for_a_damaged_one(
         server.shutdown()
 
 
+# The others of the family
+
+
+def test_fashion_mnist_and_kmnist_are_read_by_the_same_code(
+    folder: Path, scratch: Path, sample: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    """From files in their format with their names; whose images these are does not matter here."""
+    for dataset, kind, name in (("fashion-mnist", FashionMNIST, "Fashion-MNIST"), ("kmnist", KMNIST, "KMNIST")):
+        monkeypatch.setattr(kind, "resources", MNIST.resources)
+        fetched = fetch(Download(dataset=dataset, retries=0), str(folder), scratch, silent)
+        assert (fetched.name, fetched.classes) == (name, 10)
+        assert equal(fetched.test, Split(sample.test.images[:20], sample.test.labels[:20]))
+
+
+def test_one_data_sets_files_are_not_taken_for_anothers(folder: Path, scratch: Path):
+    with pytest.raises(UserError, match=r"^Fashion-MNIST: .*train-images-idx3-ubyte\.gz: damaged: "):
+        fetch(Download(dataset="fashion-mnist"), str(folder), scratch, silent)
+
+
+@pytest.mark.parametrize(("split", "classes", "first"), [("letters", 26, 1), ("balanced", 47, 0)])
+def test_emnist_comes_upright_with_labels_from_0(
+    split: str,
+    classes: int,
+    first: int,
+    scratch: Path,
+    tmp_path: Path,
+    sample: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Its one archive holds all its data sets, images on their side; letters are numbered from 1."""
+    images, labels = sample.train.images[:60], torch.arange(60) % classes
+    archive = tmp_path / "gzip.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for part in ("train", "test"):
+            for name, magic, tensor in (
+                ("images-idx3", 2051, images.transpose(1, 2)),
+                ("labels-idx1", 2049, (labels + first).to(torch.uint8)),
+            ):
+                header = struct.pack(f">{1 + tensor.ndim}i", magic, *tensor.shape)
+                content = gzip.compress(header + tensor.contiguous().numpy().tobytes(), mtime=0)
+                file.writestr(f"gzip/emnist-{split}-{part}-{name}-ubyte.gz", content)
+    monkeypatch.setattr(EMNIST, "md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    fetched = fetch(Download(dataset=f"emnist-{split}"), str(tmp_path), scratch, silent)
+    assert (fetched.name, fetched.classes) == (f"EMNIST {split}", classes)
+    assert equal(fetched.train, Split(images, labels))
+
+
+@pytest.mark.parametrize("dataset", ORIGINALS)
+def test_torchvision_knows_each_data_set_and_where_it_is(dataset: str):
+    original = ORIGINALS[dataset]
+    kind = getattr(torchvision.datasets, original.kind)
+    assert original.split is None or original.split in kind.splits
+    resources, mirrors = datasets._archives(kind)
+    assert all(len(md5) == 32 for _, md5 in resources)
+    assert all(mirror.startswith("http") and mirror.endswith("/") for mirror in mirrors)
+
+
+def test_there_is_no_offline_sample_of_another_data_set(scratch: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(KMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(UserError, match=r"^KMNIST: no source answers: .*; give FEDPIPE_MNIST=DIR_OR_URL$"):
+        fetch(Download(dataset="kmnist", retries=0), None, scratch, silent)
+
+
 # The offline sample
 
 
@@ -258,7 +323,8 @@ def test_what_is_saved_is_what_is_loaded_and_described(sample: Dataset, tmp_path
     assert equal(load(tmp_path / "train.safetensors"), sample.train)
     assert equal(load(tmp_path / "test.safetensors"), sample.test)
     description = json.loads((tmp_path / "dataset.json").read_text())
-    assert description["name"] == datasets.name_of(tmp_path / "dataset.json") == sample.name
+    assert description["name"] == datasets.describe(tmp_path / "dataset.json").name == sample.name
+    assert description["classes"] == 10
     assert (description["train_examples"], description["test_examples"]) == (4000, 1000)
     digest = hashlib.sha256(sample.train.images.numpy().tobytes()).hexdigest()
     assert description["sha256"]["train_images"] == digest

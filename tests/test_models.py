@@ -28,6 +28,17 @@ def test_a_model_maps_images_to_ten_logits(name: str):
 
 
 @every
+def test_a_model_tells_as_many_classes_apart_as_the_data_set_has(name: str):
+    model = MODELS[name]().for_classes(47)
+    assert model != MODELS[name]()
+    network = network_with(model, initial_parameters(model, 0))
+    assert network(normalised(images)).shape == (7, 47)
+    labels = torch.tensor([0, 46, 3, 20, 46, 11, 9])
+    loss, _ = loss_and_gradients(network, normalised(images), labels, PLAIN)
+    torch.testing.assert_close(loss, F.cross_entropy(network(normalised(images)), labels).detach())
+
+
+@every
 def test_initial_parameters_follow_from_the_seed_alone(name: str):
     model = MODELS[name]()
     torch.manual_seed(1)
@@ -89,6 +100,7 @@ def dense(hidden: torch.Tensor, parameters: Parameters, layer: str) -> torch.Ten
 DESCRIBED = {
     "reference-cnn": lambda x, p: dense(convolved(x, p), p, "linear"),
     "paper-cnn": lambda x, p: dense(F.relu(dense(convolved(x, p), p, "hidden")), p, "output"),
+    "logistic": lambda x, p: dense(x.flatten(1), p, "1"),
     "2nn": lambda x, p: dense(F.relu(dense(F.relu(dense(x.flatten(1), p, "hidden1")), p, "hidden2")), p, "output"),
 }
 
@@ -101,7 +113,9 @@ def test_a_model_computes_what_its_paper_describes(name: str):
     torch.testing.assert_close(found, DESCRIBED[name](x, parameters), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "size"), [("reference-cnn", 28_938), ("paper-cnn", 1_663_370), ("2nn", 199_210)])
+@pytest.mark.parametrize(("name", "size"), [
+    ("reference-cnn", 28_938), ("paper-cnn", 1_663_370), ("2nn", 199_210), ("logistic", 7_850)
+])  # fmt: skip
 def test_a_model_has_as_many_parameters_as_published(name: str, size: int):
     parameters = initial_parameters(MODELS[name](), 0)
     assert sum(tensor.numel() for tensor in parameters.values()) == size

@@ -4,11 +4,13 @@ To add one: a file with a `Model`, and its name in MODELS.
 """
 
 import threading
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from fedpipe.models.base import Model
+from fedpipe.models.logistic import Logistic
 from fedpipe.models.paper_cnn import PaperCNN
 from fedpipe.models.reference_cnn import ReferenceCNN
 from fedpipe.models.two_nn import TwoNN
@@ -19,6 +21,7 @@ MODELS: dict[str, type[Model]] = {
     "reference-cnn": ReferenceCNN,
     "paper-cnn": PaperCNN,
     "2nn": TwoNN,
+    "logistic": Logistic,
 }
 
 Parameters = dict[str, Tensor]  # a network's parameters and buffers by name
@@ -70,6 +73,16 @@ def parameters_of(network: nn.Module) -> Parameters:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
+
+
+def trained_names(network: nn.Module) -> list[str]:
+    """The names of the parameters that training changes by gradients: all but buffers. In the network's order."""
+    return [name for name, _ in network.named_parameters()]
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """The tensors as one (d,) vector, one after the other, each row-major."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def bytes_of(parameters: Parameters) -> int:

@@ -13,16 +13,16 @@ class PaperCNN(Model):
     """
 
     def build(self) -> nn.Module:
-        return _Network()
+        return _Network(self.classes)
 
 
 class _Network(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 32, kernel_size=5, padding=2)
         self.conv2 = nn.Conv2d(32, 64, kernel_size=5, padding=2)
         self.hidden = nn.Linear(64 * 7 * 7, 512)
-        self.output = nn.Linear(512, 10)
+        self.output = nn.Linear(512, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         # Maximum and ReLU commute; pooling first leaves ReLU a quarter of the work.

@@ -10,15 +10,15 @@ class ReferenceCNN(Model):
     """conv 5x5 1→16, ReLU, max-pool, conv 5x5 16→32, ReLU, max-pool, linear 1568→10."""
 
     def build(self) -> nn.Module:
-        return _Network()
+        return _Network(self.classes)
 
 
 class _Network(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 16, kernel_size=5, padding=2)
         self.conv2 = nn.Conv2d(16, 32, kernel_size=5, padding=2)
-        self.linear = nn.Linear(32 * 7 * 7, 10)
+        self.linear = nn.Linear(32 * 7 * 7, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         # Maximum and ReLU commute; pooling first leaves ReLU a quarter of the work.

@@ -15,17 +15,17 @@ class TwoNN(Model):
     """784→200→200→10, ReLU after both hidden layers. McMahan et al. 2017, arXiv:1602.05629, section 3."""
 
     def build(self) -> nn.Module:
-        return _Network()
+        return _Network(self.classes)
 
 
 class _Network(nn.Module):
     """With its backpropagation written out: at 10 examples a batch autograd's bookkeeping is a third of a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
         self.hidden1 = nn.Linear(784, 200)
         self.hidden2 = nn.Linear(200, 200)
-        self.output = nn.Linear(200, 10)
+        self.output = nn.Linear(200, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = F.relu(self.hidden1(images.flatten(1)))
@@ -52,12 +52,13 @@ class _Network(nn.Module):
         h2 = torch.addmm(two.bias, h1, two.weight.t()).relu_()
         log_p = torch.addmm(three.bias, h2, three.weight.t()).log_softmax(1)
         loss = F.nll_loss(log_p, labels)
-        d3 = log_p.exp_().sub_(_identity(labels.device)[labels]).div_(len(labels))  # (softmax - one-hot) / n
+        one_hot = _identity(log_p.shape[1], labels.device)[labels]
+        d3 = log_p.exp_().sub_(one_hot).div_(len(labels))  # ∂loss/∂logits
         d2 = relu_backward(d3.mm(three.weight), h2, 0)
         d1 = relu_backward(d2.mm(two.weight), h1, 0)
         return loss, [(one, x, d1), (two, h1, d2), (three, h2, d3)]
 
 
 @lru_cache
-def _identity(device: torch.device) -> Tensor:
-    return torch.eye(10, device=device)
+def _identity(classes: int, device: torch.device) -> Tensor:
+    return torch.eye(classes, device=device)
