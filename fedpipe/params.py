@@ -34,18 +34,30 @@ class Section(BaseModel):
 S = TypeVar("S", bound=Section)
 
 
+def with_blocks(table: Mapping[str, type[Section]]) -> Callable[[type[S]], type[S]]:
+    """Gives a section a block for every entry of the table that has parameters, of the entry's name."""
+
+    def extend(section: type[S]) -> type[S]:
+        blocks: dict[str, Any] = {name: (kind, kind()) for name, kind in table.items() if kind.model_fields}
+        extended = create_model(section.__name__, __base__=section, __module__=section.__module__, **blocks)
+        extended.__doc__ = section.__doc__
+        return extended
+
+    return extend
+
+
 def choice(key: str, table: Mapping[str, type[Section]]) -> Callable[[type[S]], type[S]]:
     """Makes a section's field `key` pick one of `table`, and gives every entry with parameters a block of its name.
 
-    So adding a partitioner, a strategy or a model is one class and one name in its folder's table.
+    So adding a strategy or a model is one class and one name in its folder's table.
     """
 
     def extend(section: type[S]) -> type[S]:
-        blocks = {name: (kind, kind()) for name, kind in table.items() if kind.model_fields}
         default = section.model_fields[key].default
-        fields: dict[str, Any] = {key: (Literal[tuple(table)], default), **blocks}  # pyright: ignore[reportInvalidTypeForm]
-        extended = create_model(section.__name__, __base__=section, __module__=section.__module__, **fields)
-        extended.__doc__ = section.__doc__
+        field: dict[str, Any] = {key: (Literal[tuple(table)], default)}  # pyright: ignore[reportInvalidTypeForm]
+        picking = create_model(section.__name__, __base__=section, __module__=section.__module__, **field)
+        picking.__doc__ = section.__doc__
+        extended = with_blocks(table)(picking)
         extended.choices = {**section.choices, key: table}
         return extended
 
@@ -128,6 +140,8 @@ def _explain(details: ErrorDetails, section: type[Section], at: str) -> str:
             return f"{path}: {shown} must be less than {context['lt']:g}"
         case "less_than_equal":
             return f"{path}: {shown} must be at most {context['le']:g}"
+        case "value_error" if isinstance(value, dict):  # of keys that do not go together; the message begins with one
+            return f"{path}.{details['msg'].removeprefix('Value error, ')}"
         case _:
             return f"{path}: {shown}: {details['msg'].removeprefix('Value error, ')}"
 

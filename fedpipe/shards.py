@@ -28,11 +28,17 @@ SMALL = 2**18  # bytes: to read so many takes less time than to map them
 
 @dataclass(frozen=True)
 class Shard:
-    """Where a client's examples lie: rows start..stop-1 of a file."""
+    """Where a client's examples lie: in a file rows start..stop-1, and after them those it keeps for testing."""
 
     path: Path
     start: int
     stop: int
+    held_out: int = 0
+
+    @property
+    def holdout(self) -> "Shard":
+        """Those it keeps for testing."""
+        return Shard(self.path, self.stop, self.stop + self.held_out)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -45,6 +51,8 @@ def write(
     assignment: Sequence[np.ndarray],
     classes: int,
     *,
+    held_out: Sequence[np.ndarray] | None = None,
+    look: Callable[[Tensor, int], Tensor] = lambda images, client: images,
     on_client: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes the whole folder: a shard for each client of the assignment, and the manifest.
@@ -53,34 +61,45 @@ def write(
         folder: replaced if it is there.
         images: (n, 28, 28) uint8.
         labels: (n,) int64.
-        assignment: for each client the indices of its examples.
+        assignment: for each client the indices of the examples it trains on.
         classes: how many labels there are.
+        held_out: for each client the indices of the examples it keeps for testing.
+        look: look(images, client): a client's images as it sees them.
         on_client: called for each client written, for progress.
 
-    The manifest's columns: client, file, start (the client's first row in it), examples, label_0 ... label_9 (how many
-    of each), sha256 of the client's images and labels.
+    The manifest's columns: client, file, start (the client's first row in it), examples (to train on), held_out (the
+    rows after these), label_0, label_1, ... (how many of each it trains on), sha256 of all its images and labels.
     """
     clients = len(assignment)
+    kept = held_out if held_out is not None else [np.empty(0, int)] * clients
     with replacing(folder) as new:
         new.mkdir()
         rows = []
         for members in _grouped(clients):
-            indices = torch.from_numpy(np.concatenate([assignment[client] for client in members]))
-            file = _name(members, clients)
-            group_images, group_labels = images[indices], labels[indices]
-            write_tensors(new / file, {"images": group_images, "labels": group_labels})
-            start = 0
+            file, start = _name(members, clients), 0
+            group: list[tuple[Tensor, Tensor]] = []
             for client in members:
-                own = slice(start, start + len(assignment[client]))
-                counts = torch.bincount(group_labels[own], minlength=classes).tolist()
+                indices = torch.from_numpy(np.concatenate([assignment[client], kept[client]]))
+                own_images, own_labels = look(images[indices], client), labels[indices]
+                examples = len(assignment[client])
+                counts = torch.bincount(own_labels[:examples], minlength=classes).tolist()
                 rows.append(
-                    {"client": client, "file": file, "start": start, "examples": len(assignment[client])}
+                    {"client": client, "file": file, "start": start}
+                    | {"examples": examples, "held_out": len(kept[client])}
                     | {f"label_{label}": count for label, count in enumerate(counts)}
-                    | {"sha256": _sha256(group_images[own], group_labels[own])}
+                    | {"sha256": _sha256(own_images, own_labels)}
                 )
-                start = own.stop
+                group.append((own_images, own_labels))
+                start += len(indices)
                 on_client()
+            group_images, group_labels = (torch.cat(part) for part in zip(*group, strict=True))
+            write_tensors(new / file, {"images": group_images, "labels": group_labels})
         write_table(new / MANIFEST, rows)
+
+
+def label_counts(assignment: Sequence[np.ndarray], labels: np.ndarray, classes: int) -> np.ndarray:
+    """(clients, classes): how many examples of each label each client has."""
+    return np.stack([np.bincount(labels[indices], minlength=classes) for indices in assignment])
 
 
 def read(shard: Shard) -> tuple[Tensor, Tensor]:
@@ -121,8 +140,11 @@ def locate(folder: Path) -> list[Shard]:
         with (folder / MANIFEST).open(newline="") as file:
             rows = csv.reader(file)
             columns = next(rows)
-            name, start, examples = (columns.index(column) for column in ("file", "start", "examples"))
-            return [Shard(folder / row[name], int(row[start]), int(row[start]) + int(row[examples])) for row in rows]
+            name, start, examples, held_out = map(columns.index, ("file", "start", "examples", "held_out"))
+            return [
+                Shard(folder / row[name], int(row[start]), int(row[start]) + int(row[examples]), int(row[held_out]))
+                for row in rows
+            ]
     except FileNotFoundError:
         raise UserError(f"{folder / MANIFEST}: not there; `dvc repro partition` makes it") from None
 

@@ -5,9 +5,17 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import settings
 
-from fedpipe.datasets import Dataset, Download, fetch
+from fedpipe import shards
+from fedpipe.datasets import Dataset, Download, fetch, save
+from fedpipe.randomness import generator
+from tests.federations import SIZES
+
+settings.register_profile("fedpipe", deadline=None)  # how long a test takes is the machine's matter
+settings.load_profile("fedpipe")
 
 ROOT = Path(__file__).parent.parent
 MNIST_SOURCE = os.environ.get("FEDPIPE_MNIST")  # for the one test of the whole data set
@@ -40,6 +48,24 @@ def no_network(tmp_path_factory: pytest.TempPathFactory):
 def sample(no_network: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The offline sample, as the download stage takes it when nothing answers."""
     return fetch(Download(retries=0), None, tmp_path_factory.mktemp("scratch"), log=lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def folder(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five shards of unequal sizes."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    order = generator(1, "test").permutation(len(sample.train))[: sum(SIZES)]
+    assignment = np.split(order, np.cumsum(SIZES)[:-1])
+    shards.write(folder, sample.train.images, sample.train.labels, assignment, 10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def test(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test set, as the download stage writes it."""
+    folder = tmp_path_factory.mktemp("mnist")
+    save(sample, folder)
+    return folder / "test.safetensors"
 
 
 def checkout(to: Path) -> Path:

@@ -1,58 +1,286 @@
 """Laws of every partitioner, and each one's own."""
 
+import re
+
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import rotate
 
+from fedpipe.datasets import Dataset
 from fedpipe.errors import UserError
 from fedpipe.partition import PARTITIONERS, Partition
+from fedpipe.partition.feature import Feature
+from fedpipe.partition.quantity import Quantity
+from fedpipe.partition.skew import gini, skew
 from fedpipe.randomness import generator
+from fedpipe.shards import label_counts
 
-labels_and_clients = st.integers(1, 400).flatmap(
+labels_and_clients = st.integers(1, 200).flatmap(
     lambda n: st.tuples(st.lists(st.integers(0, 9), min_size=n, max_size=n).map(np.array), st.integers(1, n))
 )
-every = pytest.mark.parametrize("scheme", PARTITIONERS)
+SCHEMES = [*PARTITIONERS, "quantity", "feature", *(f"{scheme}+quantity" for scheme in PARTITIONERS if scheme != "iid")]
+every = pytest.mark.parametrize("scheme", SCHEMES)
+BALANCED = np.repeat(np.arange(10), 1000)  # labels of 10,000 examples
+
+
+def partition(scheme: str, clients: int, **blocks: dict[str, object]) -> Partition:
+    """With no minimum sizes, unless they are given."""
+    small = {"dirichlet": {"min_examples": 1}, "quantity": {"min_examples": 1}}
+    return Partition.model_validate({"scheme": scheme, "clients": clients} | {
+        name: small.get(name, {}) | blocks.get(name, {}) for name in small.keys() | blocks.keys()
+    })  # fmt: skip
+
+
+def divided(settings: Partition, labels: np.ndarray, seed: int) -> tuple[list[np.ndarray] | None, str]:
+    """The shards, or why there are none."""
+    try:
+        return settings.assign(labels, seed), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def counts_of(shards: list[np.ndarray], labels: np.ndarray = BALANCED) -> np.ndarray:
+    """(clients, classes)"""
+    return label_counts(shards, labels, 10)
+
+
+# Laws of all
 
 
 @every
 @given(labels_and_clients, st.integers(0, 2**32))
-def test_shards_are_disjoint_and_cover(scheme: str, drawn: tuple[np.ndarray, int], seed: int):
+def test_shards_are_disjoint_and_cover_or_a_sentence_says_why_not(
+    scheme: str, drawn: tuple[np.ndarray, int], seed: int
+):
     labels, clients = drawn
-    shards = PARTITIONERS[scheme]().assign(labels, clients, generator(seed, "partition"))
+    shards, sentence = divided(partition(scheme, clients), labels, seed)
+    if shards is None:
+        assert re.fullmatch(r"params\.yaml: partition\.\w+(\.\w+)?: .+", sentence)
+        return
     assert len(shards) == clients
+    assert all(len(shard) for shard in shards)
+    assert all((np.diff(shard) > 0).all() for shard in shards)
     assert sorted(np.concatenate(shards).tolist()) == list(range(len(labels)))
 
 
 @every
-@given(labels_and_clients, st.integers(0, 2**32))
-def test_the_same_seed_gives_the_same_shards(scheme: str, drawn: tuple[np.ndarray, int], seed: int):
-    labels, clients = drawn
-    one, other = (PARTITIONERS[scheme]().assign(labels, clients, generator(seed, "partition")) for _ in range(2))
-    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+@given(clients=st.integers(5, 40), seed=st.integers(0, 2**32))
+@settings(max_examples=25)
+def test_enough_examples_of_each_label_can_be_divided(scheme: str, clients: int, seed: int):
+    shards = partition(scheme, clients, dirichlet={"alpha": 0.5}).assign(BALANCED, seed)
+    assert sorted(np.concatenate(shards).tolist()) == list(range(10_000))
 
 
 @every
-def test_another_seed_gives_other_shards(scheme: str):
-    labels = np.arange(1000) % 10
-    one, other = (PARTITIONERS[scheme]().assign(labels, 4, generator(seed, "partition")) for seed in (1, 2))
+def test_the_same_seed_gives_the_same_shards_and_another_gives_others(scheme: str):
+    one, same, other = (partition(scheme, 10).assign(BALANCED, seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# iid
 
 
 @given(labels_and_clients)
 def test_iid_sizes_are_at_most_one_apart(drawn: tuple[np.ndarray, int]):
     labels, clients = drawn
-    sizes = [len(shard) for shard in PARTITIONERS["iid"]().assign(labels, clients, generator(0, "partition"))]
+    sizes = [len(shard) for shard in partition("iid", clients).assign(labels, 0)]
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_iid_clients_have_the_label_frequencies_of_the_whole():
     """Chi-square of 10,000 examples' labels over 10 clients: 81 degrees of freedom, 99.99 % quantile 135."""
-    labels = np.repeat(np.arange(10), 1000)
-    shards = PARTITIONERS["iid"]().assign(labels, 10, generator(7, "partition"))
-    counts = np.array([np.bincount(labels[shard], minlength=10) for shard in shards])
+    counts = counts_of(partition("iid", 10).assign(BALANCED, 7))
     assert ((counts - 100) ** 2 / 100).sum() < 135
     assert counts.std() > 1  # shuffled, not dealt out label by label
+
+
+# shards
+
+
+@given(st.integers(1, 50), st.integers(1, 5), st.integers(0, 1000))
+def test_shards_are_pieces_of_the_sorted_labels(clients: int, per_client: int, seed: int):
+    """A piece is no longer than two classes here, so a client has at most per_client + its pieces' borders."""
+    shards = partition("shards", clients, shards={"per_client": per_client}).assign(BALANCED, seed)
+    sizes = [len(shard) for shard in shards]
+    assert max(sizes) - min(sizes) <= per_client
+    pieces = clients * per_client
+    spans = -(-10 // pieces) + 1  # classes that one piece may touch
+    assert (counts_of(shards) > 0).sum(axis=1).max() <= per_client * spans
+
+
+def test_the_papers_split_gives_each_of_100_clients_two_pieces_of_300():
+    """McMahan et al. 2017, section 3: at most two digits for most clients, 600 examples each."""
+    labels = np.repeat(np.arange(10), 6000)
+    counts = counts_of(partition("shards", 100).assign(labels, 3), labels)
+    assert (counts.sum(axis=1) == 600).all()
+    assert (counts % 300 == 0).all()
+    assert (counts > 0).sum(axis=1).max() <= 2
+
+
+# classes
+
+
+@given(st.integers(5, 60), st.integers(2, 10), st.integers(0, 1000))
+def test_classes_gives_each_client_so_many_and_each_class_as_many_clients(clients: int, per_client: int, seed: int):
+    counts = counts_of(partition("classes", clients, classes={"per_client": per_client}).assign(BALANCED, seed))
+    assert ((counts > 0).sum(axis=1) == per_client).all()
+    holders = (counts > 0).sum(axis=0)
+    assert holders.max() - holders.min() <= 1
+    for label in range(10):
+        held = counts[counts[:, label] > 0, label]
+        assert held.max() - held.min() <= 1
+
+
+# dirichlet
+
+
+def test_dirichlet_shares_have_the_mean_and_the_variance_of_the_distribution():
+    """Of 20 clients' shares of a class, from Dir(0.5, ..., 0.5): mean 1/20, variance (1/20)(19/20) / (20 * 0.5 + 1)."""
+    labels = np.repeat(np.arange(10), 500)
+    shares = np.concatenate(
+        [counts_of(partition("dirichlet", 20).assign(labels, seed), labels) / 500 for seed in range(60)]
+    )  # 12,000 draws
+    assert shares.mean() == pytest.approx(1 / 20)
+    assert shares.var() == pytest.approx(0.05 * 0.95 / 11, rel=0.1)
+
+
+@given(st.integers(2, 50), st.integers(0, 1000))
+def test_dirichlet_with_a_huge_alpha_is_close_to_iid(clients: int, seed: int):
+    shards = partition("dirichlet", clients, dirichlet={"alpha": 1e6}).assign(BALANCED, seed)
+    assert np.abs(counts_of(shards) - 1000 / clients).max() <= 1000 / clients * 0.05 + 1
+
+
+def test_dirichlet_skews_the_more_the_smaller_alpha():
+    alphas = (0.05, 0.2, 1.0, 10.0, 1e6)
+    figures = [
+        skew(counts_of(partition("dirichlet", 10, dirichlet={"alpha": alpha}).assign(BALANCED, 5))) for alpha in alphas
+    ]
+    distances, entropies = ([figure[key] for figure in figures] for key in ("jensen_shannon", "label_entropy"))
+    assert distances == sorted(distances, reverse=True)
+    assert entropies == sorted(entropies)
+    assert distances[0] > 0.6
+    assert distances[-1] < 0.01
+
+
+@given(st.floats(1e-6, 1e6), st.integers(1, 100), st.integers(0, 1000))
+@settings(max_examples=50)
+def test_dirichlet_ends_with_shards_of_the_least_size_or_a_sentence(alpha: float, clients: int, seed: int):
+    scheme = partition("dirichlet", clients, dirichlet={"alpha": alpha, "min_examples": 20})
+    shards, sentence = divided(scheme, BALANCED, seed)
+    if shards is None:
+        assert "in 100 draws some client always had fewer than min_examples = 20 examples" in sentence
+        assert "a larger alpha, a smaller min_examples or fewer partition.clients would do" in sentence
+    else:
+        assert min(map(len, shards)) >= 20
+
+
+def test_dirichlet_draws_again_until_each_has_enough():
+    sizes = [
+        min(map(len, partition("dirichlet", 50, dirichlet={"alpha": 0.3, "min_examples": m}).assign(BALANCED, 1)))
+        for m in (1, 50)
+    ]
+    assert sizes[0] < 50 <= sizes[1]
+
+
+# quantity
+
+
+@pytest.mark.parametrize("scheme", ["quantity", "shards+quantity", "classes+quantity", "dirichlet+quantity"])
+def test_quantity_makes_sizes_unequal_and_leaves_nobody_below_the_least(scheme: str):
+    blocks = {"quantity": {"sigma": 1.5, "min_examples": 30}, "dirichlet": {"min_examples": 5}}
+    even, uneven = (
+        [len(shard) for shard in partition(name, 20, **blocks).assign(BALANCED, 2)]
+        for name in (scheme.removesuffix("+quantity").replace("quantity", "iid"), scheme)
+    )
+    assert gini(np.array(uneven)) > gini(np.array(even)) + 0.1
+    assert min(uneven) >= (5 if "dirichlet" in scheme else 30 - 11)  # classes and pieces are rounded each
+
+
+@given(st.integers(1, 200), st.integers(0, 1000))
+def test_lognormal_sizes_are_lognormal(clients: int, seed: int):
+    weights = Quantity(law="lognormal", sigma=0.8, min_examples=1).weights(10**9, clients, generator(seed, "q"))
+    assert weights.sum() == pytest.approx(1)
+    expected = np.exp(0.8 * generator(seed, "q").standard_normal(clients))
+    np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-3)
+
+
+def test_power_law_sizes_fall_with_the_clients_number():
+    sizes = [
+        len(shard)
+        for shard in partition("quantity", 4, quantity={"law": "power-law", "exponent": 1.0}).assign(BALANCED, 0)
+    ]
+    np.testing.assert_allclose(sizes, 10_000 * np.array([12, 6, 4, 3]) / 25, atol=3)
+
+
+def test_dirichlet_with_quantity_keeps_the_sizes_in_the_mean():
+    blocks = {"quantity": {"law": "power-law"}, "dirichlet": {"alpha": 1.0}}
+    sizes = [[len(s) for s in partition("dirichlet+quantity", 4, **blocks).assign(BALANCED, k)] for k in range(200)]
+    np.testing.assert_allclose(np.mean(sizes, axis=0), 10_000 * np.array([12, 6, 4, 3]) / 25, rtol=0.05)
+
+
+# feature
+
+
+def test_feature_changes_looks_and_no_labels(sample: Dataset):
+    images, settings = sample.train.images[:50], partition("feature", 8)
+    one, again, other = (settings.look(images, client, 3) for client in (1, 1, 2))
+    assert one.dtype == torch.uint8
+    assert one.shape == images.shape
+    assert torch.equal(one, again)
+    assert not torch.equal(one, images)
+    assert not torch.equal(one, other)
+    assert torch.equal(partition("iid", 8).look(images, 1, 3), images)
+    iid, feature = (partition(scheme, 8).assign(BALANCED, 3) for scheme in ("iid", "feature"))
+    assert all(np.array_equal(a, b) for a, b in zip(iid, feature, strict=True))
+
+
+def test_feature_does_nothing_where_all_amounts_are_0(sample: Dataset):
+    nothing = partition("feature", 8, feature={"rotation": 0.0, "noise": 0.0, "contrast": 0.0})
+    assert torch.equal(nothing.look(sample.train.images[:50], 1, 3), sample.train.images[:50])
+
+
+def test_feature_turns_by_its_angle(sample: Dataset):
+    """Turned back, an image is what it was, but for what interpolation blurs; by the angle that is drawn first."""
+    images = sample.train.images[:20]
+    turned = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(0, "feature"))
+    angle = generator(0, "feature").uniform(-90, 90)
+    back = rotate(turned.unsqueeze(1).float(), -angle, InterpolationMode.BILINEAR).squeeze(1)
+    assert (back - images).abs().mean() < 0.4 * (turned.float() - images).abs().mean()
+
+
+# The hold-out
+
+
+@given(st.integers(1, 300), st.floats(0, 0.99), st.integers(0, 100))
+def test_the_holdout_is_a_part_of_a_clients_own_examples(n: int, fraction: float, client: int):
+    indices = np.arange(7, 7 + n)
+    kept, held_out = Partition(holdout=fraction).hold_out(indices, client, 5)
+    assert sorted([*kept, *held_out]) == indices.tolist()
+    assert len(held_out) == min(round(fraction * n), n - 1)
+    assert (np.diff(kept) > 0).all()
+
+
+# Figures of skew
+
+
+def test_skew_of_clients_alike_and_of_clients_apart():
+    alike, apart = np.full((5, 10), 7), 40 * np.eye(10)
+    assert skew(alike) == pytest.approx({"label_entropy": np.log2(10), "jensen_shannon": 0, "gini": 0}, abs=1e-7)
+    middle = 0.55  # of one class of ten and of all ten: (1 + 1/10) / 2 of that class, 1/20 of each other
+    divergence = 0.5 * np.log2(1 / middle) + 0.5 * (0.1 * np.log2(0.1 / middle) + 0.9 * np.log2(0.1 / 0.05))
+    expected = {"label_entropy": 0, "jensen_shannon": np.sqrt(divergence), "gini": 0}
+    assert skew(apart) == pytest.approx(expected, abs=1e-7)
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=50).map(np.array))
+def test_gini_is_half_the_relative_mean_difference(sizes: np.ndarray):
+    differences = np.abs(sizes[:, None] - sizes[None, :]).mean()
+    assert gini(sizes) == pytest.approx(differences / (2 * sizes.mean()), abs=1e-12)
 
 
 # More clients than examples
@@ -64,7 +292,10 @@ def test_with_replacement_any_number_of_clients_share_the_examples(
     scheme: str, drawn: tuple[np.ndarray, int], examples: int, seed: int
 ):
     labels, clients = drawn
-    shards = Partition(clients=clients + 50, examples_per_client=examples, scheme=scheme).assign(labels, seed)
+    settings = partition(scheme, clients + 50).model_copy(update={"examples_per_client": examples})
+    shards, _ = divided(settings, labels, seed)
+    if shards is None:
+        return  # of so few examples the scheme makes no shards
     assert len(shards) == clients + 50
     indices = np.concatenate(shards)
     assert len(indices) == (clients + 50) * examples

@@ -62,13 +62,34 @@ def test_the_manifest_tells_of_each_client(tmp_path: Path):
     images, labels, assignment = write(tmp_path / "shards", [3, 1, 490])
     manifest = pd.read_csv(tmp_path / "shards/manifest.csv")
     assert list(manifest) == [
-        "client", "file", "start", "examples", *(f"label_{label}" for label in range(10)), "sha256",
+        "client", "file", "start", "examples", "held_out", *(f"label_{label}" for label in range(10)), "sha256",
     ]  # fmt: skip
     assert manifest["examples"].tolist() == [3, 1, 490]
     for row, indices in zip(manifest.to_dict("records"), assignment, strict=True):
         content = images[indices].numpy().tobytes() + labels[indices].numpy().tobytes()
         assert row["sha256"] == hashlib.sha256(content).hexdigest()
         assert [row[f"label_{label}"] for label in range(10)] == np.bincount(labels[indices], minlength=10).tolist()
+
+
+def test_what_a_client_keeps_for_testing_lies_behind_what_it_trains_on(tmp_path: Path):
+    images, labels = torch.randint(0, 256, (9, 28, 28), dtype=torch.uint8), torch.arange(9)
+    assignment, held_out = [np.array([0, 1]), np.array([2, 3, 4])], [np.array([5]), np.array([], dtype=int)]
+    shards.write(tmp_path / "shards", images, labels, assignment, 10, held_out=held_out)
+    one, other = shards.locate(tmp_path / "shards")
+    assert (len(one), one.held_out, len(other), other.held_out) == (2, 1, 3, 0)
+    assert torch.equal(shards.read(one)[0], images[:2])
+    assert torch.equal(shards.read(one.holdout)[0], images[[5]])
+    assert shards.read(other)[1].tolist() == [2, 3, 4]
+    assert len(shards.read(other.holdout)[1]) == 0
+    manifest = pd.read_csv(tmp_path / "shards/manifest.csv")
+    assert manifest[["examples", "held_out", "label_5"]].to_numpy().tolist() == [[2, 1, 0], [3, 0, 0]]
+
+
+def test_a_client_may_see_its_images_in_its_own_way(tmp_path: Path):
+    images, labels = torch.full((4, 28, 28), 7, dtype=torch.uint8), torch.arange(4)
+    assignment = [np.array([0, 1]), np.array([2, 3])]
+    shards.write(tmp_path / "shards", images, labels, assignment, 10, look=lambda images, client: images + client)
+    assert [int(shards.read(shard)[0].unique()) for shard in shards.locate(tmp_path / "shards")] == [7, 8]
 
 
 def test_missing_or_damaged_shards_are_named(tmp_path: Path):

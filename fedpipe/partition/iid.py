@@ -1,12 +1,12 @@
-"""The examples shuffled and dealt out evenly."""
+"""The examples shuffled and dealt out."""
 
 import numpy as np
 
-from fedpipe.partition.base import Partitioner
+from fedpipe.partition.base import Partitioner, cut
 
 
 class IID(Partitioner):
-    """Each client an even, uniformly random part; sizes at most one apart. McMahan et al. 2017, section 3."""
+    """Each client a uniformly random part. McMahan et al. 2017, arXiv:1602.05629, section 3."""
 
-    def assign(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-        return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), clients)]
+    def assign(self, labels: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        return cut(rng.permutation(len(labels)), weights)

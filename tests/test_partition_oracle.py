@@ -1,0 +1,90 @@
+"""Partitions beside those of flwr-datasets, where that is installed (`make bench`): the same sizes, the same skew."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedpipe.partition import Partition
+from fedpipe.partition.skew import skew
+from fedpipe.shards import label_counts
+
+datasets = pytest.importorskip("datasets", reason="flwr-datasets is of the extra `bench`")
+partitioners = pytest.importorskip("flwr_datasets.partitioner", reason="flwr-datasets is of the extra `bench`")
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the peer's own
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 600))
+CLIENTS, SEEDS = 20, 25
+
+
+def ours(seed: int, scheme: str, **blocks: dict[str, Any]) -> np.ndarray:
+    """(clients, classes) counts."""
+    settings = Partition.model_validate({"clients": CLIENTS, "scheme": scheme, **blocks})
+    return label_counts(settings.assign(LABELS, seed), LABELS, 10)
+
+
+def theirs(partitioner: Any) -> np.ndarray:
+    """(clients, classes) counts."""
+    partitioner.dataset = datasets.Dataset.from_dict({"label": LABELS.tolist()})
+    return np.stack(
+        [np.bincount(partitioner.load_partition(client)["label"], minlength=10) for client in range(CLIENTS)]
+    )
+
+
+def assert_alike(one: Callable[[int], np.ndarray], other: Callable[[int], np.ndarray]) -> None:
+    """Each figure of skew has the same mean over seeds, to five standard errors of the difference."""
+    for figure in ("label_entropy", "jensen_shannon", "gini"):
+        a, b = (np.array([skew(counts(seed))[figure] for seed in range(SEEDS)]) for counts in (one, other))
+        error = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / SEEDS)
+        assert abs(a.mean() - b.mean()) <= 5 * error + 1e-9, figure
+
+
+def test_iid():
+    counts = [ours(1, "iid"), theirs(partitioners.IidPartitioner(CLIENTS))]
+    assert [set(c.sum(axis=1)) for c in counts] == [{300}, {300}]
+    # Theirs takes every 20th example in the order that it finds: random here, as LABELS is.
+    assert skew(counts[0])["jensen_shannon"] == pytest.approx(skew(counts[1])["jensen_shannon"], rel=0.3)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 10.0])
+def test_dirichlet(alpha: float):
+    def flower(seed: int) -> np.ndarray:
+        return theirs(
+            partitioners.DirichletPartitioner(
+                CLIENTS, "label", alpha, min_partition_size=1, self_balancing=False, seed=seed
+            )
+        )
+
+    assert_alike(lambda seed: ours(seed, "dirichlet", dirichlet={"alpha": alpha, "min_examples": 1}), flower)
+
+
+@pytest.mark.parametrize("per_client", [2, 5])
+def test_shards(per_client: int):
+    def flower(seed: int) -> np.ndarray:
+        return theirs(
+            partitioners.ShardPartitioner(
+                CLIENTS, "label", num_shards_per_partition=per_client, shard_size=300 // per_client, seed=seed
+            )
+        )
+
+    assert (flower(0).sum(axis=1) == ours(0, "shards", shards={"per_client": per_client}).sum(axis=1)).all()
+    assert_alike(lambda seed: ours(seed, "shards", shards={"per_client": per_client}), flower)
+
+
+@pytest.mark.parametrize("per_client", [2, 5])
+def test_classes(per_client: int):
+    """Both give each client as many classes; ours also each class as many clients, so sizes differ less."""
+
+    def flower(seed: int) -> np.ndarray:
+        return theirs(
+            partitioners.PathologicalPartitioner(
+                CLIENTS, "label", per_client, class_assignment_mode="first-deterministic", seed=seed
+            )
+        )
+
+    one, other = ours(0, "classes", classes={"per_client": per_client}), flower(0)
+    for counts in (one, other):
+        assert ((counts > 0).sum(axis=1) == per_client).all()
+        assert (counts.sum(axis=0) == 600).all()
+    assert skew(one)["gini"] <= skew(other)["gini"] + 1e-9
