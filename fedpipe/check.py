@@ -7,13 +7,14 @@ from pathlib import Path
 from pydantic import NonNegativeInt
 
 from fedpipe.baseline import Baseline
-from fedpipe.datasets import TRAIN_EXAMPLES, Download
+from fedpipe.datasets import ORIGINALS, Download
 from fedpipe.engines import Compute
 from fedpipe.errors import UserError
 from fedpipe.federated import Federated
 from fedpipe.models import ModelChoice
 from fedpipe.params import PARAMS, Section, read
 from fedpipe.partition import Partition
+from fedpipe.partition.classes import Classes
 from fedpipe.report import Compare
 
 
@@ -39,13 +40,20 @@ def check(path: str | Path = PARAMS) -> Experiment:
     experiment = read(Experiment, path=path)
     cohort, clients = experiment.federated.clients_per_round, experiment.partition.clients
     mistakes = []
-    if clients > TRAIN_EXAMPLES and experiment.partition.examples_per_client is None:
+    original = ORIGINALS[experiment.download.dataset]
+    if clients > original.train_examples and experiment.partition.examples_per_client is None:
         mistakes.append(
-            f"partition.clients: {clients} exceeds MNIST's {TRAIN_EXAMPLES} training examples; "
+            f"partition.clients: {clients} exceeds {original.name}'s {original.train_examples} training examples; "
             "partition.examples_per_client draws them with replacement"
         )
     if cohort > clients:
         mistakes.append(f"federated.clients_per_round: {cohort} exceeds partition.clients = {clients}")
+    partition = experiment.partition
+    if isinstance(partition.partitioner, Classes) and partition.partitioner.per_client > original.classes:
+        mistakes.append(
+            f"partition.classes.per_client: {partition.partitioner.per_client} exceeds "
+            f"{original.name}'s {original.classes} classes"
+        )
     mistakes += _unusable(experiment.compute)
     if mistakes:
         raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,17 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
 
 
-def write_table(path: str | Path, rows: Iterable[Row], **constants: str) -> None:
-    """Writes rows, all with the keys of the first, as CSV with a header; constants stand first in every row."""
+def write_table(
+    path: str | Path, rows: Iterable[Row], *, columns: Sequence[str] | None = None, **constants: str
+) -> None:
+    """Writes rows as CSV with a header; constants stand first in every row.
+
+    All rows have the keys of the first, or these columns, which may then be a table without rows.
+    """
     rows = [constants | dict(row) for row in rows]
+    fields = list(rows[0]) if columns is None else [*constants, *columns]
     with replacing(path) as new, new.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -1,6 +1,6 @@
-"""Federated averaging is what the paper says, whatever runs it."""
+"""Federated averaging is what the paper says, whatever runs it; and who takes part in it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,64 +8,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from fedpipe import shards
 from fedpipe.aggregation import weighted_mean
-from fedpipe.client import ClientReport, Task, Update, train_client
-from fedpipe.datasets import Dataset, load, save
+from fedpipe.client import Broadcast, Client, ClientReport, Local, Task, Update
+from fedpipe.datasets import load
 from fedpipe.engines import Compute
 from fedpipe.errors import UserError
 from fedpipe.evaluation import evaluate
-from fedpipe.federated import Federated, Round, Work, draw_cohort, run
+from fedpipe.federated import Work, run
 from fedpipe.models import Parameters, initial_parameters, network_with, parameters_of
-from fedpipe.models.reference_cnn import ReferenceCNN
 from fedpipe.randomness import generator
 from fedpipe.shards import Shard
 from fedpipe.strategies import ServerState
 from fedpipe.strategies.fedavg import FedAvg
-from fedpipe.training import Training, train
-
-MODEL = ReferenceCNN()
-LOCAL = Training(epochs=2, batch_size=32, optimizer="adam", lr=1e-3)
-THREADS = Compute(engine="threads", workers=2, device="cpu")
-SIZES = (100, 40, 250, 60, 150)  # unequal, so that a mean without weights would show
-
-
-@pytest.fixture(scope="module")
-def folder(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of unequal sizes."""
-    folder = tmp_path_factory.mktemp("data") / "shards"
-    order = generator(1, "test").permutation(len(sample.train))[: sum(SIZES)]
-    assignment = np.split(order, np.cumsum(SIZES)[:-1])
-    shards.write(folder, sample.train.images, sample.train.labels, assignment, 10)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def test(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The test set, as the download stage writes it."""
-    folder = tmp_path_factory.mktemp("mnist")
-    save(sample, folder)
-    return folder / "test.safetensors"
-
-
-def federate(
-    folder: Path, test: Path, *, rounds: int = 3, clients_per_round: int = 3, seed: int = 11, local: Training = LOCAL,
-    evaluate_every: int = 1, evaluate_clients: bool = True, compute: Compute = THREADS,
-    state: ServerState | None = None, on_client: Callable[[ClientReport], None] = lambda report: None,
-) -> list[tuple[ServerState, Round]]:  # fmt: skip
-    settings = Federated(
-        rounds=rounds, clients_per_round=clients_per_round, local=local,
-        evaluate_every=evaluate_every, evaluate_clients=evaluate_clients,
-    )  # fmt: skip
-    state = state or ServerState(0, initial_parameters(MODEL, seed))
-    with compute.start(Work(settings, MODEL, seed, test, compute)) as map:
-        return list(run(state, settings, seed, shards.locate(folder), len(load(test)), map, on_client=on_client))
-
-
-def same(one: Parameters, other: Parameters) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
+from fedpipe.training import train
+from tests.federations import LOCAL, MODEL, SIZES, THREADS, federate, same, settings_of
 
 
 def locally_trained(start: Parameters, folder: Path, round: int, client: int, seed: int) -> dict[str, np.ndarray]:
@@ -106,7 +64,7 @@ def test_with_one_client_it_is_plain_training_with_a_fresh_optimiser_each_round(
 
 def test_whole_shard_batches_of_all_clients_are_a_gradient_step_on_the_whole_data(folder: Path, test: Path):
     """McMahan et al. 2017, section 2: FedAvg with E=1, B=∞ and all clients is FedSGD."""
-    local = Training(epochs=1, batch_size=1000, optimizer="sgd", lr=0.1)
+    local = Local(epochs=1, batch_size=None, optimizer="sgd", lr=0.1)
     start = initial_parameters(MODEL, 0)
     [(state, _)] = federate(folder, test, rounds=1, clients_per_round=5, seed=0, local=local)
     images, labels = (torch.cat(part) for part in zip(*map(shards.read, shards.locate(folder)), strict=True))
@@ -148,15 +106,14 @@ def test_the_result_does_not_depend_on_a_ray_node_that_is_lost_in_mid_round(fold
 
 
 def test_the_result_does_not_depend_on_who_finishes_first(folder: Path, test: Path):
-    settings = Federated(rounds=2, clients_per_round=4, local=LOCAL)
-    work = Work(settings, MODEL, 11, test)
+    work = Work(settings_of(rounds=2, clients_per_round=4), MODEL, 11, test)
 
-    def backwards(shared: Parameters, tasks: Iterable) -> Iterator:
+    def backwards(shared: Broadcast, tasks: Iterable) -> Iterator:
         return reversed([work(shared, task) for task in reversed(list(tasks))])
 
     torch.set_num_threads(1)
     start = ServerState(0, initial_parameters(MODEL, 11))
-    one = [state for state, _ in run(start, settings, 11, shards.locate(folder), len(load(test)), backwards)]
+    one = [state for state, _ in run(start, work, shards.locate(folder), len(load(test)), backwards)]
     other = [state for state, _ in federate(folder, test, rounds=2, clients_per_round=4)]
     assert same(one[-1].parameters, other[-1].parameters)
 
@@ -186,17 +143,19 @@ def test_a_client_reads_its_own_shard_alone(folder: Path, tmp_path: Path):
     alone = Shard(tmp_path / "alone.safetensors", own.start, own.stop)
     alone.path.write_bytes(own.path.read_bytes())
     start = initial_parameters(MODEL, 0)
-    one, other = (train_client(Task(1, 2, shard), start, model=MODEL, local=LOCAL, seed=0) for shard in (alone, own))
+    client = Client(FedAvg(), MODEL, LOCAL, seed=0)
+    one, other = (client.train(Task(1, 2, shard, 2, 1.0), Broadcast(start)) for shard in (alone, own))
     assert one.report == other.report
-    assert same(one.delta, other.delta)
+    assert torch.equal(one.delta, other.delta)
 
 
 def test_a_client_reports_what_its_model_does_on_its_own_shard(folder: Path):
     torch.set_num_threads(1)
     start = initial_parameters(MODEL, 0)
     shard = shards.locate(folder)[2]
-    update = train_client(Task(1, 2, shard), start, model=MODEL, local=LOCAL, seed=0)
-    trained = {name: start[name] + update.delta[name] for name in start}
+    update = Client(FedAvg(), MODEL, LOCAL, seed=0).train(Task(1, 2, shard, 2, 1.0), Broadcast(start))
+    pieces = update.delta.split([tensor.numel() for tensor in start.values()])
+    trained = {name: start[name] + piece.view_as(start[name]) for name, piece in zip(start, pieces, strict=True)}
     own = evaluate(MODEL, trained, *shards.read(shard))
     assert update.report.examples == SIZES[2]
     assert update.report.accuracy == own.accuracy
@@ -240,48 +199,22 @@ def test_a_cohort_larger_than_the_population_is_refused(folder: Path, test: Path
         federate(folder, test, clients_per_round=6)
 
 
-# The cohort
-
-
-@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), st.integers(0, 10**6))
-def test_a_cohort_is_drawn_without_replacement(sizes: tuple[int, int], seed: int):
-    clients, size = sizes
-    cohort = draw_cohort(clients, size, generator(seed, "cohort", round=1))
-    assert len(cohort) == len(set(cohort)) == size
-    assert set(cohort) <= set(range(clients))
-    assert cohort == sorted(cohort)
-
-
-def test_cohorts_are_drawn_anew_and_every_client_is_as_likely_as_the_other():
-    """4 of 8 clients over 2,000 rounds: each is expected 1,000 times, standard deviation 22."""
-    cohorts = [draw_cohort(8, 4, generator(3, "cohort", round=round)) for round in range(2000)]
-    counts = np.bincount(np.concatenate(cohorts), minlength=8)
-    assert abs(counts - 1000).max() < 5 * 22
-    assert len({tuple(cohort) for cohort in cohorts}) == 70  # every one of the 8-choose-4 occurs
-
-
 # The mean
 
 
-def update(examples: int, **delta: Tensor) -> Update:
-    return Update(ClientReport(1, 0, examples, 0.0, 0.0, 0.0), delta)
+def update(examples: int, value: float) -> Update:
+    report = ClientReport(1, 0, examples, 1, 0.0, None, None, 0, None, None)
+    return Update(report, weight=examples, delta=torch.tensor([value]))
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(-1e3, 1e3, width=32)), min_size=1, max_size=20))
 def test_the_mean_is_numpys_weighted_average(clients: list[tuple[int, float]]):
-    updates = [update(examples, w=torch.tensor([value])) for examples, value in clients]
     examples, values = zip(*clients, strict=True)
-    assert weighted_mean(updates)["w"].item() == pytest.approx(np.average(values, weights=examples), rel=1e-9, abs=1e-9)
+    mean = weighted_mean(update(n, value) for n, value in clients).delta
+    assert mean.item() == pytest.approx(np.average(values, weights=examples), rel=1e-9, abs=1e-9)
+    assert mean.dtype == torch.float64
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20), st.floats(-1e3, 1e3, width=32))
 def test_the_mean_of_equal_updates_is_that_update(examples: list[int], value: float):
-    updates = [update(n, w=torch.tensor([value])) for n in examples]
-    assert weighted_mean(updates)["w"].item() == pytest.approx(value, rel=1e-12)
-
-
-def test_fedavg_adds_the_aggregate_and_counts_the_round():
-    state = FedAvg().step(ServerState(4, {"w": torch.tensor([1.0, 2.0])}), {"w": torch.tensor([0.5, -2.0]).double()})
-    assert state.round == 5
-    assert state.parameters["w"].tolist() == [1.5, 0.0]
-    assert state.parameters["w"].dtype == torch.float32
+    assert weighted_mean(update(n, value) for n in examples).delta.item() == pytest.approx(value, rel=1e-12)

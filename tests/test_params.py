@@ -16,17 +16,17 @@ from tests.conftest import ROOT
 PARAMS = (ROOT / "params.yaml").read_text()
 
 
-def changed(dotted: str, value: object) -> str:
+def changed(dotted: str, value: object, text: str = PARAMS) -> str:
     """params.yaml with one value changed, as `dvc exp run -S` changes it."""
-    document = YAML(typ="safe", pure=True).load(PARAMS)
+    document = YAML(typ="safe", pure=True).load(text)
     *path, last = dotted.split(".")
     block = document
     for key in path:
         block = block[key]
     block[last] = value
-    text = StringIO()
-    YAML().dump(document, text)
-    return text.getvalue()
+    output = StringIO()
+    YAML().dump(document, output)
+    return output.getvalue()
 
 
 def test_the_file_states_every_knob_and_its_default():
@@ -57,16 +57,43 @@ MISTAKES = [
     ("federated.local.lr", "fast", 'federated.local.lr: "fast" is not a number'),
     ("federated.local.lr", float("nan"), "federated.local.lr: NaN is not a finite number"),
     (
+        "federated.local.speed",
+        0.9,
+        "federated.local.speed: unknown key; known: epochs, batch_size, optimizer, lr, momentum, weight_decay, "
+        "clip_norm, lr_decay",
+    ),
+    (
         "federated.local.momentum",
         0.9,
-        "federated.local.momentum: unknown key; known: epochs, batch_size, optimizer, lr",
+        "federated.local.momentum: 0.9 is for optimizer sgd; adam has moments of its own",
     ),
-    ("federated.round", 3, "federated.round: unknown key; did you mean rounds? known: rounds, "),
-    ("federated.strategy", "fedsgd", "federated.strategy: \"fedsgd\" is not one of 'fedavg'"),
-    ("federated.local", 3, "federated.local: 3 is not a block of keys; known: epochs, batch_size, optimizer, lr"),
+    ("federated.local.lr_decay", 1.5, "federated.local.lr_decay: 1.5 must be at most 1"),
+    ("federated.min_updates", 5, "federated.min_updates: 5 exceeds clients_per_round = 4"),
+    ("federated.dropout", 1.0, "federated.dropout: 1.0 must be less than 1"),
+    ("federated.sampling", "random", "federated.sampling: \"random\" is not one of 'uniform', 'size', 'poisson'"),
+    ("federated.target_accuracy", 99, "federated.target_accuracy: 99 must be at most 1"),
+    ("federated.q-fedavg.q", -1.0, "federated.q-fedavg.q: -1.0 must be at least 0"),
+    ("partition.dirichlet.alpha", 0, "partition.dirichlet.alpha: 0 must be greater than 0"),
+    ("partition.holdout", 1.0, "partition.holdout: 1.0 must be less than 1"),
+    ("download.dataset", "cifar", "download.dataset: \"cifar\" is not one of 'mnist', 'fashion-mnist', 'kmnist', "),
+    (
+        "partition.scheme",
+        "dirichlt",
+        "partition.scheme: \"dirichlt\": is not one of 'iid', 'shards', 'classes', 'dirichlet', nor of these and "
+        "'quantity', 'feature' joined with +",
+    ),
+    (
+        "partition.scheme",
+        "dirichlet+shards",
+        "partition.scheme: \"dirichlet+shards\": at most one of 'iid', 'shards', 'classes', 'dirichlet', and of "
+        "'quantity', 'feature' each once",
+    ),
+    ("federated.round", 3, "federated.round: unknown key; did you mean rounds? known: clients_per_round, "),
+    ("federated.strategy", "fedsvd", "federated.strategy: \"fedsvd\" is not one of 'fedavg', 'fedsgd', "),
+    ("federated.local", 3, "federated.local: 3 is not a block of keys; known: epochs, batch_size, optimizer, lr, "),
     ("baseline.optimizer", "lion", "baseline.optimizer: \"lion\" is not one of 'adam', 'sgd'"),
     ("model.name", "resnet", "model.name: \"resnet\" is not one of 'reference-cnn'"),
-    ("partition.scheme", None, "partition.scheme: null is not one of 'iid'"),
+    ("partition.scheme", None, "partition.scheme: null is not text"),
     ("download.offline_sample", "no", 'download.offline_sample: "no" is not true or false'),
     ("download.retries", 11, "download.retries: 11 must be at most 10"),
     ("compare.target_accuracy", 98.5, "compare.target_accuracy: 98.5 must be less than 1"),
@@ -87,6 +114,35 @@ def test_a_device_that_is_not_there_is_a_mistake(tmp_path: Path):
     path.write_text(changed("compute.device", "mps"))
     with pytest.raises(UserError, match=r"params\.yaml: compute\.device: torch finds no mps here; use auto or cpu"):
         check(path)
+
+
+TOGETHER = [
+    (
+        {"federated.stragglers": 0.5, "federated.local.epochs": 1},
+        "federated.stragglers: 0.5: they train fewer local epochs than the others, and these train 1; "
+        "a larger local.epochs, and a strategy other than fedsgd, would do",
+    ),
+    (
+        {"federated.stragglers": 0.5, "federated.strategy": "fedsgd"},
+        "federated.stragglers: 0.5: they train fewer local epochs than the others, and these train 1; ",
+    ),
+    (
+        {"partition.scheme": "classes", "partition.classes.per_client": 11},
+        "partition.classes.per_client: 11 exceeds MNIST's 10 classes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), TOGETHER)
+def test_what_does_not_go_together_is_one_line(changes: dict[str, object], line: str, tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS)
+    for dotted, value in changes.items():
+        path.write_text(changed(dotted, value, path.read_text()))
+    with pytest.raises(UserError) as error:
+        check(path)
+    assert str(error.value).startswith(f"{path}: {line}")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("dotted", "value", "line"), MISTAKES)

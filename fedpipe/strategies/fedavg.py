@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fedpipe.strategies.base import ServerState, Strategy
+from fedpipe.strategies.base import Aggregate, Slots, Strategy
 
 
 class FedAvg(Strategy):
@@ -11,8 +11,5 @@ class FedAvg(Strategy):
     McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
     """
 
-    def step(self, state: ServerState, aggregate: dict[str, Tensor]) -> ServerState:
-        parameters = {
-            name: (tensor.double() + aggregate[name]).to(tensor.dtype) for name, tensor in state.parameters.items()
-        }
-        return ServerState(state.round + 1, parameters)
+    def update(self, weights: Tensor, mean: Aggregate, slots: Slots) -> tuple[Tensor, Slots]:
+        return weights + mean.delta, {}
