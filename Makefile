@@ -40,6 +40,7 @@ test: env
 bench: export PATH := $(abspath .venv-bench)/bin:$(PATH)
 bench: .venv-bench/.made
 	dvc repro download
+	python -m pytest -m slow tests/test_partition_oracle.py
 	python -m benchmarks
 	python -m benchmarks scale
 	python -m benchmarks profile

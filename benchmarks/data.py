@@ -25,7 +25,7 @@ def prepare(work: Work, scratch: Path) -> tuple[Path, Path]:
         used = work.clients * work.per_client
         labels = train.labels[:used]
         assignment = IID().assign(labels.numpy(), work.clients, generator(0, "benchmark"))
-        shards.write(folder / "shards", train.images[:used], labels, assignment, datasets.CLASSES)
+        shards.write(folder / "shards", train.images[:used], labels, assignment, 10)
         write_tensors(folder / "test.safetensors", {"images": test.images, "labels": test.labels})
         np.savez(
             npz,

@@ -2,19 +2,21 @@
 Adds to them only a count of what was trained and the time at which each round ended."""
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from benchmarks.peers.common import Tally, report
 from benchmarks.works import WORKS, Work
 from fedpipe import datasets, federated, shards
-from fedpipe.client import ClientReport
+from fedpipe.client import ClientReport, Local
 from fedpipe.engines import Compute
 from fedpipe.models import ModelChoice, initial_parameters
 from fedpipe.strategies import ServerState
-from fedpipe.training import Training
 
 
-def federate(work: Work, folder: Path, rounds: int, engine: str, workers: int | None, precision: str) -> None:
+def federate(
+    work: Work, folder: Path, rounds: int, engine: str, workers: int | None, precision: str, strategy: str = "fedavg"
+) -> None:
     """Rounds of the work on the shards and the test set of the folder; prints the report."""
     model = ModelChoice.model_validate({"name": work.model}).model
     settings = federated.Federated(
@@ -23,7 +25,8 @@ def federate(work: Work, folder: Path, rounds: int, engine: str, workers: int | 
         evaluate_every=rounds + 1,
         evaluate_clients=False,
         clients_per_round=work.cohort,
-        local=Training(epochs=1, batch_size=work.batch_size, optimizer="sgd", lr=work.lr),
+        strategy=strategy,
+        local=Local(epochs=1, batch_size=work.batch_size, optimizer="sgd", lr=work.lr),
     )
     compute = Compute.model_validate(
         {"engine": engine, "workers": workers or "auto", "precision": precision, "device": "cpu"}
@@ -36,14 +39,16 @@ def federate(work: Work, folder: Path, rounds: int, engine: str, workers: int | 
         if client.round <= rounds:
             tally.add(client.examples, -(-client.examples // work.batch_size))
 
-    with compute.start(federated.Work(settings, model, 0, test, compute)) as map:
-        state = ServerState(0, initial_parameters(model, 0))
-        examples = len(datasets.load(test))
-        for _, done in federated.run(state, settings, 0, population, examples, map, on_client=count):
-            if done.test is None:
-                tally.end_round()
-            else:
-                report(f"fedpipe {engine} {precision}", work, workers or 0, tally, done.test.accuracy)
+    with tempfile.TemporaryDirectory(dir=folder) as states:
+        trains = federated.Work(settings, model, 0, test, Path(states), compute)
+        with compute.start(trains) as map:
+            state = ServerState(0, initial_parameters(model, 0))
+            examples = len(datasets.load(test))
+            for _, done in federated.run(state, trains, population, examples, map, on_client=count):
+                if done.test is None:
+                    tally.end_round()
+                else:
+                    report(f"fedpipe {engine} {precision}", work, workers or 0, tally, done.test.accuracy)
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ from torch.profiler import profile as profiler
 from benchmarks.data import prepare
 from benchmarks.works import WORKS, Work
 from fedpipe import shards
-from fedpipe.client import Task, train_client
+from fedpipe.client import Broadcast, Client, Local, Task
 from fedpipe.machine import train_on_threads
 from fedpipe.models import ModelChoice, initial_parameters
-from fedpipe.training import Training
+from fedpipe.strategies.fedavg import FedAvg
 
 KINDS = {
     "convolution": ("convolution",),
@@ -36,14 +36,14 @@ def measure() -> pd.DataFrame:
 def _row(work: Work, folder: Path) -> dict[str, object]:
     model = ModelChoice.model_validate({"name": work.model}).model
     parameters = initial_parameters(model, 0)
-    local = Training(epochs=1, batch_size=work.batch_size, optimizer="sgd", lr=work.lr)
+    local = Local(epochs=1, batch_size=work.batch_size, optimizer="sgd", lr=work.lr)
+    client = Client(FedAvg(), model, local, seed=0, evaluates=False)
     population = shards.locate(folder / "shards")
     clients = CLIENTS[work.name]
 
     def train() -> None:
-        for client in range(clients):
-            task = Task(1, client, population[client])
-            train_client(task, parameters, model=model, local=local, seed=0, evaluates=False)
+        for k in range(clients):
+            client.train(Task(1, k, population[k], epochs=1, weight=1.0), Broadcast(parameters))
 
     elapsed = min(_seconds(train) for _ in range(4))  # without the profiler, which slows small operations
     with profiler(activities=[ProfilerActivity.CPU]) as profile:

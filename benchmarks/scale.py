@@ -13,6 +13,7 @@ from benchmarks.data import MNIST
 from benchmarks.measure import run
 from fedpipe import datasets, shards
 from fedpipe.partition import Partition
+from fedpipe.strategies import STRATEGIES
 
 POPULATIONS = (100, 1_000, 10_000, 100_000)
 EXAMPLES = 10  # a client; drawn from MNIST with replacement
@@ -20,14 +21,15 @@ COHORT = 100
 REPEATS = 3  # populations in turn
 
 
-def measure(scratch: Path) -> pd.DataFrame:
-    """A row a population: partitioning, what DVC needs for the shards, the round, the memory."""
-    rows = {clients: _partition(clients, scratch / str(clients)) for clients in POPULATIONS}
-    runs: dict[int, list[dict[str, Any]]] = {clients: [] for clients in POPULATIONS}
+def measure(scratch: Path, strategy: str) -> pd.DataFrame:
+    """A row a population, with client state up to 10,000: partitioning, what DVC needs, the round, the memory."""
+    populations = POPULATIONS[:-1] if STRATEGIES[strategy].keeps_state else POPULATIONS
+    rows = {clients: _partition(clients, scratch / str(clients)) for clients in populations}
+    runs: dict[int, list[dict[str, Any]]] = {clients: [] for clients in populations}
     for _ in range(REPEATS):
-        for clients in POPULATIONS:
-            runs[clients].append(run("benchmarks.scale_runner", str(scratch / str(clients)), str(COHORT)))
-    table = pd.DataFrame([rows[clients] | _summary(runs[clients]) for clients in POPULATIONS])
+        for clients in populations:
+            runs[clients].append(run("benchmarks.scale_runner", str(scratch / str(clients)), str(COHORT), strategy))
+    table = pd.DataFrame([rows[clients] | _summary(runs[clients]) for clients in populations])
     return table.assign(
         time_ratio=(table["round_s"] / table["round_s"].iloc[0]).round(2),
         memory_ratio=(table["peak_mb"] / table["peak_mb"].iloc[0]).round(2),
@@ -38,7 +40,7 @@ def _partition(clients: int, folder: Path) -> dict[str, Any]:
     train = datasets.load(MNIST / "train.safetensors")
     start = time.perf_counter()
     assignment = Partition(clients=clients, examples_per_client=EXAMPLES).assign(train.labels.numpy(), seed=0)
-    shards.write(folder / "shards", train.images, train.labels, assignment, datasets.CLASSES)
+    shards.write(folder / "shards", train.images, train.labels, assignment, 10)
     partition_s = time.perf_counter() - start
     files = sum(1 for _ in (folder / "shards").iterdir())
     (folder / "test.safetensors").symlink_to((MNIST / "test.safetensors").resolve())
@@ -63,9 +65,10 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def as_markdown(table: pd.DataFrame) -> str:
+def as_markdown(table: pd.DataFrame, strategy: str) -> str:
     lines = [
-        f"2NN, {COHORT} clients a round of {EXAMPLES} examples each, B=10, one local epoch, engine processes.",
+        f"{strategy}, 2NN, {COHORT} clients a round of {EXAMPLES} examples each, B=10, one local epoch, "
+        "engine processes.",
         "",
         "| clients | files | partition | dvc add | to end of round 1 | a round | ratio | peak MB | ratio |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",

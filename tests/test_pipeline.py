@@ -92,11 +92,12 @@ def test_the_tables_have_the_columns_that_are_documented(project: Path):
         return list(pd.read_csv(project / "reports" / table))
 
     assert columns("federated/rounds.csv") == [
-        "dataset", "round", "cohort", "examples", "train_loss", "test_loss", "test_accuracy", "bytes_down", "bytes_up",
-        "examples_processed",
+        "dataset", "round", "cohort", "dropped", "void", "examples", "train_loss", "test_loss", "test_accuracy",
+        "bytes_down", "bytes_up", "examples_processed",
     ]  # fmt: skip
     assert columns("federated/clients.csv") == [
-        "dataset", "round", "client", "examples", "train_loss", "loss", "accuracy",
+        "dataset", "round", "client", "examples", "epochs", "train_loss", "loss", "accuracy", "held_out",
+        "holdout_accuracy_before", "holdout_accuracy",
     ]  # fmt: skip
     assert columns("baseline/epochs.csv") == [
         "dataset", "epoch", "train_loss", "test_loss", "test_accuracy", "examples_processed",
@@ -139,6 +140,30 @@ def test_an_experiment_reruns_what_its_parameter_reaches_and_going_back_restores
     output = run("dvc exp run -S federated.local.lr=0.001", project)
     assert "federated" in restored(output)
     assert set(ran(output)) <= {"check", "compare"}
+    assert run("git status --porcelain", project) == ""
+
+
+def test_an_experiment_takes_any_partition_and_any_strategy(project: Path):
+    output = run(
+        "dvc exp run -S partition.scheme=dirichlet+quantity+feature -S partition.dirichlet.alpha=0.3 "
+        "-S partition.holdout=0.2 -S federated.strategy=scaffold -S federated.dropout=0.4 -S federated.min_updates=4 "
+        "-S federated.local.batch_size=null -S model.name=logistic",
+        project,
+    )
+    assert ran(output) == ["check", "partition", "federated", "baseline", "compare"]
+    assert "dirichlet+quantity+feature: 8 clients of " in output
+    figures = json.loads((project / "reports/partition/metrics.json").read_text())["partition"]
+    assert figures["examples"] + figures["held_out"] == 4000
+    assert figures["label_entropy"] < 3
+    assert figures["gini"] > 0.2
+    rounds = pd.read_csv(project / "reports/federated/rounds.csv")
+    metrics = json.loads((project / "reports/federated/metrics.json").read_text())["federated"]
+    assert metrics["void_rounds"] == rounds["void"].sum() > 0
+    assert "clients returned an update, federated.min_updates is 4; the model stays as it is" in output
+    clients = pd.read_csv(project / "reports/federated/clients.csv")
+    assert set(clients["round"]) == set(rounds.loc[rounds["void"] == 0, "round"])
+    assert list((project / "models").glob(".*/")) == []
+    run("git checkout . && dvc checkout", project)
     assert run("git status --porcelain", project) == ""
 
 
