@@ -83,7 +83,7 @@ class TestTask:
 class Work:
     """What a worker does with what the server sends: trains a client, or evaluates on a part of the test set.
 
-    Of settings and paths alone: a worker reads the data where it lies.
+    Of settings and paths alone, these absolute: a worker reads the data where it lies.
     """
 
     settings: Federated
@@ -96,7 +96,7 @@ class Work:
     @cached_property
     def client(self) -> Client:
         return Client(
-            self.settings.algorithm, self.model, self.settings.local, self.seed, self.states.resolve(),
+            self.settings.algorithm, self.model, self.settings.local, self.seed, self.states,
             self.settings.evaluate_clients, self.arithmetic,
         )  # fmt: skip
 
@@ -246,5 +246,6 @@ def _noted(
 
 def _noting(result: Evaluation, state: ServerState) -> ServerState:
     """What early stopping needs to know of an evaluation."""
-    waited = 0 if result.loss < state.best_loss else state.waited + 1
-    return replace(state, best_loss=min(result.loss, state.best_loss), waited=waited, accuracy=result.accuracy)
+    if result.loss < state.best_loss:  # never, if training diverged and the loss is NaN
+        return replace(state, best_loss=result.loss, waited=0, accuracy=result.accuracy)
+    return replace(state, waited=state.waited + 1, accuracy=result.accuracy)

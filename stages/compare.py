@@ -37,9 +37,9 @@ def main() -> None:
 
     for name, title, frame in (
         ("learning_curves", "Test accuracy over what it cost", curves),
-        ("confusion_counts", "Test images by actual and predicted digit", confusion),
-        ("class_accuracy", "Test accuracy by digit", classes),
-        ("label_counts", f"Training examples by client and digit{some}", labels),
+        ("confusion_counts", "Test images by actual and predicted label", confusion),
+        ("class_accuracy", "Test accuracy by label", classes),
+        ("label_counts", f"Training examples by client and label{some}", labels),
     ):
         figures.draw(name, title, frame, REPORTS / "figures" / f"{name}.png")
     figures.write_plots_page(REPORTS / "plots-page.html")

@@ -31,7 +31,9 @@ def main() -> None:
     total = settings.rounds * settings.clients_per_round
     MODEL.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=MODEL.parent, prefix=".client-states-") as states:
-        work = federated.Work(settings, model, seed, (MNIST / "test.safetensors").resolve(), Path(states), compute)
+        work = federated.Work(
+            settings, model, seed, (MNIST / "test.safetensors").resolve(), Path(states).resolve(), compute
+        )
         with compute.start(work) as map, console.progress("client updates", total) as bar:
             training = federated.run(state, work, population, len(test), map, on_client=lambda _: bar.advance())
             for state, round in training:  # noqa: B007 - the last state is used below

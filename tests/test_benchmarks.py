@@ -1,9 +1,13 @@
 """The benchmarks compare equal work, and count it right."""
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
-from benchmarks import engines, measure
-from benchmarks.works import WORKS
+from benchmarks import engines, fedpipe_runner, measure, strategies
+from benchmarks.works import WORKS, Work
+from fedpipe.strategies import STRATEGIES
 
 
 def test_a_work_fits_mnist_and_divides_it_evenly():
@@ -24,3 +28,34 @@ def test_unequal_work_is_refused():
     assert engines._row(WORKS["mlp"], "an engine", [result])["examples_per_s"] == 60_000
     with pytest.raises(RuntimeError, match=r"an engine, mlp: 6000 examples, 60 steps a round"):
         engines._row(WORKS["mlp"], "an engine", [result | {"steps": 60}])
+
+
+def test_fedpipe_runs_its_part_of_a_work(folder: Path, test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "shards").symlink_to(folder)
+    (tmp_path / "test.safetensors").symlink_to(test)
+    work = Work("mlp", "2nn", clients=5, per_client=120, cohort=5, batch_size=10)
+    fedpipe_runner.federate(work, tmp_path, rounds=2, engine="threads", workers=1, precision="float32")
+    assert '"examples": 600' in capsys.readouterr().out
+
+
+def test_the_table_of_strategies_has_a_cell_for_each_strategy_and_partition(
+    folder: Path, test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "shards").symlink_to(folder)
+    (tmp_path / "test.safetensors").symlink_to(test)
+    for name, value in {"COHORT": 3, "ROUNDS": 3, "EVALUATE_EVERY": 1}.items():
+        monkeypatch.setattr(strategies, name, value)
+    run = strategies.Run("shards 2", "fedprox", 1, 0.1, (("mu", 0.1),), tmp_path)
+    row = strategies._accuracy(run)
+    assert row["own"] == '{"mu": 0.1}'
+    assert 0.1 < row["accuracy"] <= row["best"] < 1
+    table = pd.DataFrame(
+        row | {"phase": "final", "strategy": strategy, "partition": partition, "seed": seed}
+        for strategy in strategies.GRIDS
+        for partition in strategies.PARTITIONS
+        for seed in strategies.SEEDS
+    )
+    text = strategies.as_markdown(table)
+    mean = f"{100 * row['accuracy']:.2f} ± 0.00"
+    assert text.count(mean) == text.count("0.1; mu 0.1") == len(strategies.GRIDS) * len(strategies.PARTITIONS)
+    assert set(strategies.GRIDS) <= set(STRATEGIES)

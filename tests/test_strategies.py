@@ -88,6 +88,22 @@ def test_every_strategy_gives_the_same_bits_whatever_the_engine(
         }
 
 
+@pytest.mark.parametrize("strategy", STATEFUL)
+def test_what_clients_keep_is_the_same_on_ray(strategy: str, folder: Path, test: Path, tmp_path: Path):
+    """Its workers run in another folder."""
+    one, other = (
+        federate(
+            folder, test, strategy=strategy, model=Logistic(), local=SGD, states=tmp_path / engine,
+            compute=Compute.model_validate({"engine": engine, "workers": 2, "device": "cpu"}),
+        )[-1][0]
+        for engine in ("threads", "ray")
+    )  # fmt: skip
+    assert same(one.parameters, other.parameters)
+    assert {path.name for path in (tmp_path / "ray").iterdir()} == {
+        path.name for path in (tmp_path / "threads").iterdir()
+    }
+
+
 @every
 def test_every_strategy_goes_on_from_a_round_exactly(strategy: str, folder: Path, test: Path, tmp_path: Path):
     """Also if the run was cut off after half of the next round's clients had kept their new state."""

@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 import numpy as np
 
+from fedpipe.errors import UserError
 from fedpipe.params import Section
 
 
@@ -26,6 +27,15 @@ class Partitioner(Section):
         Raises:
             UserError: the parameters allow no such division of these labels.
         """
+
+
+def check_enough(parameter: str, each: int, clients: int, examples: int) -> None:
+    """Raises UserError if there are not so many examples for each client, as this parameter wants."""
+    if clients * each > examples:
+        raise UserError(
+            f"params.yaml: partition.{parameter}: {each} for each of {clients} clients "
+            f"exceeds the {examples} training examples"
+        )
 
 
 def cut(order: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:

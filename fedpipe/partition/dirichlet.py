@@ -4,7 +4,7 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
 from fedpipe.errors import UserError
-from fedpipe.partition.base import Partitioner, cut, lengths
+from fedpipe.partition.base import Partitioner, check_enough, cut, lengths
 
 ATTEMPTS = 100
 
@@ -24,11 +24,7 @@ class Dirichlet(Partitioner):
 
     def assign(self, labels: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         clients = len(weights)
-        if clients * self.min_examples > len(labels):
-            raise UserError(
-                f"params.yaml: partition.dirichlet.min_examples: {self.min_examples} for each of {clients} clients "
-                f"exceeds the {len(labels)} training examples"
-            )
+        check_enough("dirichlet.min_examples", self.min_examples, clients, len(labels))
         by_class = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
         counts = np.array([len(examples) for examples in by_class])
         smallest = 0

@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveInt
 
-from fedpipe.errors import UserError
 from fedpipe.params import Section
+from fedpipe.partition.base import check_enough
 
 
 class Quantity(Section):
@@ -28,12 +28,8 @@ class Quantity(Section):
         Raises:
             UserError: there are not min_examples for each client.
         """
+        check_enough("quantity.min_examples", self.min_examples, clients, examples)
         least = self.min_examples / examples
-        if clients * least > 1:
-            raise UserError(
-                f"params.yaml: partition.quantity.min_examples: {self.min_examples} for each of {clients} clients "
-                f"exceeds the {examples} training examples"
-            )
         if self.law == "lognormal":
             logs = self.sigma * rng.standard_normal(clients)
         else:

@@ -3,8 +3,7 @@
 import numpy as np
 from pydantic import PositiveInt
 
-from fedpipe.errors import UserError
-from fedpipe.partition.base import Partitioner, cut
+from fedpipe.partition.base import Partitioner, check_enough, cut
 
 
 class LabelShards(Partitioner):
@@ -17,11 +16,7 @@ class LabelShards(Partitioner):
 
     def assign(self, labels: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         clients = len(weights)
-        if clients * self.per_client > len(labels):
-            raise UserError(
-                f"params.yaml: partition.shards.per_client: {self.per_client} for {clients} clients "
-                f"exceeds the {len(labels)} training examples"
-            )
+        check_enough("shards.per_client", self.per_client, clients, len(labels))
         shuffled = rng.permutation(len(labels))
         ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
         owners = rng.permutation(np.repeat(np.arange(clients), self.per_client))
