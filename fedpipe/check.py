@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from pydantic import NonNegativeInt
 
 from fedpipe.baseline import Baseline
@@ -14,7 +15,6 @@ from fedpipe.federated import Federated
 from fedpipe.models import ModelChoice
 from fedpipe.params import PARAMS, Section, read
 from fedpipe.partition import Partition
-from fedpipe.partition.classes import Classes
 from fedpipe.report import Compare
 
 
@@ -40,24 +40,22 @@ def check(path: str | Path = PARAMS) -> Experiment:
     experiment = read(Experiment, path=path)
     cohort, clients = experiment.federated.clients_per_round, experiment.partition.clients
     mistakes = []
-    original = ORIGINALS[experiment.download.dataset]
-    if clients > original.train_examples and experiment.partition.examples_per_client is None:
-        mistakes.append(
-            f"partition.clients: {clients} exceeds {original.name}'s {original.train_examples} training examples; "
-            "partition.examples_per_client draws them with replacement"
-        )
     if cohort > clients:
         mistakes.append(f"federated.clients_per_round: {cohort} exceeds partition.clients = {clients}")
-    partition = experiment.partition
-    if isinstance(partition.partitioner, Classes) and partition.partitioner.per_client > original.classes:
-        mistakes.append(
-            f"partition.classes.per_client: {partition.partitioner.per_client} exceeds "
-            f"{original.name}'s {original.classes} classes"
-        )
+    mistakes += _indivisible(experiment)
     mistakes += _unusable(experiment.compute)
     if mistakes:
         raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
     return experiment
+
+
+def _indivisible(experiment: Experiment) -> Iterator[str]:
+    """Why this partition cannot be: tried on labels as many as the data set's, each as often as the other."""
+    original = ORIGINALS[experiment.download.dataset]
+    try:
+        experiment.partition.assign(np.arange(original.train_examples) % original.classes, experiment.seed)
+    except UserError as error:
+        yield str(error).removeprefix(f"{PARAMS}: ")
 
 
 def _unusable(compute: Compute) -> Iterator[str]:

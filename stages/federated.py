@@ -1,5 +1,6 @@
 """Federated training on the client shards, evaluated on the test set each round."""
 
+import math
 import tempfile
 from itertools import accumulate
 from pathlib import Path
@@ -45,6 +46,8 @@ def main() -> None:
                         f"federated.min_updates is {settings.min_updates}; the model stays as it is"
                     )
                 bar.report(f"round {round.number}", round.test, round.examples_processed)
+                if round.test and not math.isfinite(round.test.loss):
+                    console.say("the loss is no number: training diverged; a smaller federated.local.lr might do")
     if len(rounds) < settings.rounds:
         console.say(f"stopped early, after round {len(rounds)} of {settings.rounds}")
 

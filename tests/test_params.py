@@ -49,7 +49,7 @@ def test_the_defaults_are_the_reference_but_for_the_learning_rate():
 MISTAKES = [
     ("federated.clients_per_round", 50, "federated.clients_per_round: 50 exceeds partition.clients = 8"),
     ("federated.local.batch_size", 0, "federated.local.batch_size: 0 must be greater than 0"),
-    ("partition.clients", 70_000, "partition.clients: 70000 exceeds MNIST's 60000 training examples"),
+    ("partition.clients", 70_000, "partition.clients: 70000 exceeds the 60000 training examples; "),
     ("federated.rounds", "five", 'federated.rounds: "five" is not a whole number'),
     ("federated.rounds", 2.5, "federated.rounds: 2.5 is not a whole number"),
     ("federated.rounds", True, "federated.rounds: true is not a whole number"),
@@ -127,8 +127,16 @@ TOGETHER = [
         "federated.stragglers: 0.5: they train fewer local epochs than the others, and these train 1; ",
     ),
     (
+        {"partition.scheme": "dirichlet", "partition.dirichlet.alpha": 0.001, "partition.clients": 20},
+        "partition.dirichlet: in 100 draws some client always had fewer than min_examples = 10 examples (",
+    ),
+    (
+        {"partition.scheme": "shards", "partition.shards.per_client": 10_000},
+        "partition.shards.per_client: 10000 for each of 8 clients exceeds the 60000 training examples",
+    ),
+    (
         {"partition.scheme": "classes", "partition.classes.per_client": 11},
-        "partition.classes.per_client: 11 exceeds MNIST's 10 classes",
+        "partition.classes.per_client: 11 exceeds the 10 classes",
     ),
 ]
 
