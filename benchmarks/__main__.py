@@ -43,7 +43,7 @@ def scale(
     """100 to 100,000 clients with the same examples a round: time a round, memory, partitioning."""
     from benchmarks import scale
 
-    with tempfile.TemporaryDirectory(dir="data") as scratch:
+    with tempfile.TemporaryDirectory(dir="data", prefix=".benchmark-") as scratch:
         table = scale.measure(Path(scratch), strategy)
     _write("scale" if strategy == "fedavg" else f"scale-{strategy}", table, scale.as_markdown(table, strategy))
 

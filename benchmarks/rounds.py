@@ -47,7 +47,7 @@ def measure() -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     train = datasets.load(MNIST / "train.safetensors")
     examples = len(datasets.load(MNIST / "test.safetensors"))
-    with tempfile.TemporaryDirectory(dir="data") as scratch:
+    with tempfile.TemporaryDirectory(dir="data", prefix=".benchmark-") as scratch:
         for cell in CELLS:
             folder = Path(scratch) / cell.scheme
             assignment = Partition(clients=100, scheme=cell.scheme).assign(train.labels.numpy(), SEED)

@@ -68,7 +68,7 @@ class Run:
 def measure() -> pd.DataFrame:
     """A row a run, tuning included."""
     workers = ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
-    with tempfile.TemporaryDirectory(dir="data") as folder, workers as pool:
+    with tempfile.TemporaryDirectory(dir="data", prefix=".benchmark-") as folder, workers as pool:
         scratch = Path(folder)
         every = [(p, s, lr) for p in PARTITIONS for s in STRATEGIES for lr in RATES]
         tuned = _run_all(pool, "tuning", _runs(scratch, every, TUNING_SEEDS[:1], tuning=True))
