@@ -79,14 +79,12 @@ MISTAKES = [
     (
         "partition.scheme",
         "dirichlt",
-        "partition.scheme: \"dirichlt\": is not one of 'iid', 'shards', 'classes', 'dirichlet', nor of these and "
-        "'quantity', 'feature' joined with +",
+        "partition.scheme: \"dirichlt\": is not one of 'iid', 'shards', 'classes', 'dirichlet', ",
     ),
     (
         "partition.scheme",
         "dirichlet+shards",
-        "partition.scheme: \"dirichlet+shards\": at most one of 'iid', 'shards', 'classes', 'dirichlet', and of "
-        "'quantity', 'feature' each once",
+        "partition.scheme: \"dirichlet+shards\": at most one of 'iid', 'shards', 'classes', 'dirichlet', ",
     ),
     ("federated.round", 3, "federated.round: unknown key; did you mean rounds? known: clients_per_round, "),
     ("federated.strategy", "fedsvd", "federated.strategy: \"fedsvd\" is not one of 'fedavg', 'fedsgd', "),
@@ -162,6 +160,22 @@ def test_a_mistake_is_one_line(dotted: str, value: object, line: str, tmp_path: 
     message = str(error.value)
     assert message.startswith(f"{path}: {line}")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("scheme", "end"),
+    [
+        ("dirichlt", ", nor of these and 'quantity', 'feature' joined with +"),
+        ("quantity+quantity", ", and of 'quantity', 'feature' each once"),
+        ("dirichlet+shards", ", and of 'quantity', 'feature' each once"),
+    ],
+)
+def test_what_is_no_scheme_is_told_what_may_be_joined(scheme: str, end: str, tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(changed("partition.scheme", scheme))
+    with pytest.raises(UserError) as error:
+        check(path)
+    assert str(error.value).endswith(end)
 
 
 def test_two_mistakes_are_two_lines(tmp_path: Path):
