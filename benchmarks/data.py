@@ -24,7 +24,8 @@ def prepare(work: Work, scratch: Path) -> tuple[Path, Path]:
         train, test = (datasets.load(MNIST / f"{name}.safetensors") for name in ("train", "test"))
         used = work.clients * work.per_client
         labels = train.labels[:used]
-        assignment = IID().assign(labels.numpy(), work.clients, generator(0, "benchmark"))
+        even = np.full(work.clients, 1 / work.clients)
+        assignment = [np.sort(part) for part in IID().assign(labels.numpy(), even, generator(0, "benchmark"))]
         shards.write(folder / "shards", train.images[:used], labels, assignment, 10)
         write_tensors(folder / "test.safetensors", {"images": test.images, "labels": test.labels})
         np.savez(

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import engines, fedpipe_runner, measure, strategies
+from benchmarks import data, engines, fedpipe_runner, measure, strategies
 from benchmarks.works import WORKS, Work
+from fedpipe import shards
 from fedpipe.strategies import STRATEGIES
 
 
@@ -28,6 +30,21 @@ def test_unequal_work_is_refused():
     assert engines._row(WORKS["mlp"], "an engine", [result])["examples_per_s"] == 60_000
     with pytest.raises(RuntimeError, match=r"an engine, mlp: 6000 examples, 60 steps a round"):
         engines._row(WORKS["mlp"], "an engine", [result | {"steps": 60}])
+
+
+def test_both_forms_of_a_works_data_hold_the_same_examples(test: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The peers' .npz and fedpipe's shards: every client has as many, in the same order."""
+    monkeypatch.setattr(data, "MNIST", test.parent)
+    work = Work("small", "2nn", clients=5, per_client=120, cohort=5, batch_size=10)
+    npz, folder = data.prepare(work, tmp_path)
+    peers = np.load(npz)
+    population = shards.locate(folder / "shards")
+    assert len(population) == 5
+    for shard, indices in zip(population, peers["assignment"], strict=True):
+        images, labels = shards.read(shard)
+        assert len(shard) == 120
+        np.testing.assert_array_equal(images, peers["images"][indices])
+        np.testing.assert_array_equal(labels, peers["labels"][indices])
 
 
 def test_fedpipe_runs_its_part_of_a_work(folder: Path, test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
