@@ -29,6 +29,15 @@ def changed(dotted: str, value: object, text: str = PARAMS) -> str:
     return output.getvalue()
 
 
+def told_of(text: str, folder: Path) -> str:
+    """What the check says of a params.yaml with this text."""
+    path = folder / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        check(path)
+    return str(error.value)
+
+
 def test_the_file_states_every_knob_and_its_default():
     document = YAML(typ="safe", pure=True).load(PARAMS)
     assert document == Experiment().model_dump()
@@ -141,24 +150,18 @@ TOGETHER = [
 
 @pytest.mark.parametrize(("changes", "line"), TOGETHER)
 def test_what_does_not_go_together_is_one_line(changes: dict[str, object], line: str, tmp_path: Path):
-    path = tmp_path / "params.yaml"
-    path.write_text(PARAMS)
+    text = PARAMS
     for dotted, value in changes.items():
-        path.write_text(changed(dotted, value, path.read_text()))
-    with pytest.raises(UserError) as error:
-        check(path)
-    assert str(error.value).startswith(f"{path}: {line}")
-    assert "\n" not in str(error.value)
+        text = changed(dotted, value, text)
+    message = told_of(text, tmp_path)
+    assert message.startswith(f"{tmp_path / 'params.yaml'}: {line}")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(("dotted", "value", "line"), MISTAKES)
 def test_a_mistake_is_one_line(dotted: str, value: object, line: str, tmp_path: Path):
-    path = tmp_path / "params.yaml"
-    path.write_text(changed(dotted, value))
-    with pytest.raises(UserError) as error:
-        check(path)
-    message = str(error.value)
-    assert message.startswith(f"{path}: {line}")
+    message = told_of(changed(dotted, value), tmp_path)
+    assert message.startswith(f"{tmp_path / 'params.yaml'}: {line}")
     assert "\n" not in message
 
 
@@ -171,19 +174,12 @@ def test_a_mistake_is_one_line(dotted: str, value: object, line: str, tmp_path: 
     ],
 )
 def test_what_is_no_scheme_is_told_what_may_be_joined(scheme: str, end: str, tmp_path: Path):
-    path = tmp_path / "params.yaml"
-    path.write_text(changed("partition.scheme", scheme))
-    with pytest.raises(UserError) as error:
-        check(path)
-    assert str(error.value).endswith(end)
+    assert told_of(changed("partition.scheme", scheme), tmp_path).endswith(end)
 
 
 def test_two_mistakes_are_two_lines(tmp_path: Path):
-    path = tmp_path / "params.yaml"
-    path.write_text(PARAMS.replace("rounds: 5", "rounds: 0").replace("retries: 2", "retries: -2"))
-    with pytest.raises(UserError) as error:
-        check(path)
-    assert len(str(error.value).splitlines()) == 2
+    text = PARAMS.replace("rounds: 5", "rounds: 0").replace("retries: 2", "retries: -2")
+    assert len(told_of(text, tmp_path).splitlines()) == 2
 
 
 @pytest.mark.parametrize(
