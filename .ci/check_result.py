@@ -1,10 +1,10 @@
-"""After a full run on MNIST: good enough, and the repository holds exactly what the code produces."""
+"""Check, after a full run on MNIST, that the result is good and that the repository holds what the code produces."""
 
 import subprocess
 import sys
 
-from fedpipe.files import read_json
-from fedpipe.verify import verify
+from fedpipe.results.verify import verify
+from fedpipe.system.files import read_json
 
 MIN_ACCURACY, MAX_LOSS = 0.985, 0.048  # the reference's published result
 
@@ -13,7 +13,7 @@ print(f"{result['dataset']}: federated accuracy {result['accuracy']:.2%}, loss {
 if result["dataset"] != "MNIST" or result["accuracy"] < MIN_ACCURACY or result["loss"] > MAX_LOSS:
     sys.exit(f"not on MNIST, or below {MIN_ACCURACY:.1%}, or above a loss of {MAX_LOSS}")
 
-if verify().exact:  # on another CPU type or torch, `fedpipe verify` has held the metrics to its tolerance
+if verify().exact:  # else `fedpipe verify` has held the metrics to its tolerance
     changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
     if changed:
         sys.exit(f"the run changed what is committed:\n{changed}")

@@ -1,46 +1,71 @@
-"""fedpipe beside its peers. Each command prints a table and writes it to benchmarks/results."""
+"""fedpipe beside its peers and beside itself. Each command prints a table and writes it to benchmarks/results."""
 
 import datetime
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
-from benchmarks.works import WORKS
-from fedpipe import console
-from fedpipe.files import write_text
-from fedpipe.machine import cores
-from fedpipe.provenance import provenance
+from benchmarks.workloads import WORKLOADS
+from fedpipe.system import console
+from fedpipe.system.errors import UserError
+from fedpipe.system.files import write_text
+from fedpipe.system.machine import cores
+from fedpipe.system.provenance import provenance
 
 RESULTS = Path("benchmarks/results")
 app = typer.Typer(help=__doc__, no_args_is_help=False, add_completion=False)
+
+Workloads = Annotated[
+    list[str] | None,
+    typer.Option("--workload", "--work", help=f"{', '.join(WORKLOADS)}; may be repeated. All if not given."),
+]
 
 
 @app.callback(invoke_without_command=True)
 def main(
     context: typer.Context,
-    work: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(WORKS)}; may be repeated. All if not given.")
-    ] = None,
+    workloads: Workloads = None,
     repeats: Annotated[int, typer.Option(help="Runs of each engine.")] = 2,
 ) -> None:
-    """The engines' table, if no other command is given: about 20 minutes on two cores."""
+    """Compare fedpipe's engines with its peers, if no command is given: about 20 minutes on two cores."""
     if context.invoked_subcommand:
         return
     from benchmarks import engines
 
     with tempfile.TemporaryDirectory() as scratch:
-        table = engines.measure(work or list(WORKS), cores(), repeats, Path(scratch))
+        table = engines.measure(_chosen(workloads, WORKLOADS), cores(), repeats, Path(scratch))
     _write("engines", table, engines.as_markdown(table))
     engines.draw(table, RESULTS / "engines.png")
+
+
+@app.command()
+def against(
+    checkout: Annotated[Path, typer.Argument(help="Folder of the other checkout, such as a clone of an older commit.")],
+    workloads: Workloads = None,
+    engines: Annotated[
+        list[str] | None, typer.Option("--engine", help="Engine, as in the table; may be repeated. All if not given.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Runs of each engine in each checkout.")] = 3,
+) -> None:
+    """Compare this checkout with another one, in turn: speed, start and memory. Needs no peer."""
+    from benchmarks import against
+
+    with tempfile.TemporaryDirectory() as scratch:
+        table = against.measure(
+            checkout, _chosen(workloads, WORKLOADS), _chosen(engines, against.ENGINES), cores(), repeats, Path(scratch)
+        )
+    _write("against", table, against.as_markdown(table))
 
 
 @app.command()
 def scale(
     strategy: Annotated[str, typer.Option(help="With scaffold or feddyn, clients keep state on disk.")] = "fedavg",
 ) -> None:
-    """100 to 100,000 clients with the same examples a round: time a round, memory, partitioning."""
+    """Measure populations of 100 to 100,000 clients and cohorts of 100 to 10,000: time, memory, partitioning."""
     from benchmarks import scale
 
     with tempfile.TemporaryDirectory(dir="data", prefix=".benchmark-") as scratch:
@@ -50,7 +75,7 @@ def scale(
 
 @app.command()
 def strategies() -> None:
-    """Each strategy on each partition, learning rates tuned for each: 40 minutes on two cores. Needs no peer."""
+    """Compare strategies on each partition, learning rates tuned for each: 40 minutes on two cores. Needs no peer."""
     from benchmarks import strategies
 
     table = strategies.measure()
@@ -59,7 +84,7 @@ def strategies() -> None:
 
 @app.command()
 def rounds() -> None:
-    """Rounds to the paper's targets: about 20 minutes on two cores. Needs no peer."""
+    """Count the rounds to the paper's targets: about 20 minutes on two cores. Needs no peer."""
     from benchmarks import rounds
 
     table = rounds.measure()
@@ -68,7 +93,7 @@ def rounds() -> None:
 
 @app.command()
 def profile() -> None:
-    """Where the time of one client goes, for each work."""
+    """Show where the time of a client goes, for each workload. Needs no peer."""
     from benchmarks import profile
 
     table = profile.measure()
@@ -77,14 +102,23 @@ def profile() -> None:
 
 @app.command()
 def whole() -> None:
-    """`dvc repro` of everything beside the reference's two programs."""
+    """Time `dvc repro` of everything beside the reference's two programs."""
     from benchmarks import whole
 
     table = whole.measure()
     _write("whole", table, whole.as_markdown(table))
 
 
-def _write(name: str, table, markdown: str) -> None:
+def _chosen(names: list[str] | None, known: Collection[str]) -> list[str]:
+    """Return the names that were given, or all if none were."""
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"{name}: known are {'; '.join(known)}")
+    return names or list(known)
+
+
+def _write(name: str, table: pd.DataFrame, markdown: str) -> None:
+    """Print a table, and write it to the results with the date and the machine."""
     import torch
 
     machine = provenance(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Where the time of a client goes, for each work: torch's profiler over whole clients, on one thread."""
+"""Where the time of a client goes, for each workload: torch's profiler over whole clients, on one thread."""
 
 import time
 from collections.abc import Callable
@@ -10,12 +10,13 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
 
 from benchmarks.data import prepare
-from benchmarks.works import WORKS, Work
-from fedpipe import shards
-from fedpipe.client import Broadcast, Client, Local, Task
-from fedpipe.machine import train_on_threads
-from fedpipe.models import ModelChoice, initial_parameters
-from fedpipe.strategies.fedavg import FedAvg
+from benchmarks.fedpipe_runner import data_in, experiment_of
+from benchmarks.workloads import WORKLOADS, Workload
+from fedpipe.engines import Compute
+from fedpipe.federated.client import Client
+from fedpipe.federated.messages import Broadcast, Task
+from fedpipe.models.parameters import initial_parameters
+from fedpipe.system.machine import train_on_threads
 
 KINDS = {
     "convolution": ("convolution",),
@@ -27,23 +28,29 @@ CLIENTS = {"seed": 2, "paper": 6, "mlp": 20, "tiny": 200, "big": 2}
 
 
 def measure() -> pd.DataFrame:
-    """A row a work: milliseconds a client and a step, and the share of each kind of operation and of the rest."""
+    """Return a row a workload: milliseconds a client and a step, and the shares of each kind of operation and the rest.
+
+    Raises:
+        UserError: the pipeline has not downloaded MNIST yet.
+    """
     train_on_threads(1)
     with TemporaryDirectory() as scratch:
-        return pd.DataFrame([_row(work, prepare(work, Path(scratch))[1]) for work in WORKS.values()])
+        return pd.DataFrame(
+            [_row(workload, prepare(workload, Path(scratch))[1]) for workload in WORKLOADS.values()],
+        )
 
 
-def _row(work: Work, folder: Path) -> dict[str, object]:
-    model = ModelChoice.model_validate({"name": work.model}).model
-    parameters = initial_parameters(model, 0)
-    local = Local(epochs=1, batch_size=work.batch_size, optimizer="sgd", lr=work.lr)
-    client = Client(FedAvg(), model, local, seed=0, evaluates=False)
-    population = shards.locate(folder / "shards")
-    clients = CLIENTS[work.name]
+def _row(workload: Workload, folder: Path) -> dict[str, object]:
+    experiment = experiment_of(workload, 1, Compute(device="cpu"))
+    architecture = experiment.model.model.for_classes(10)
+    store, states = data_in(folder).clients, folder / "states"
+    client = Client(experiment.federated, architecture, experiment.seed, store, states, experiment.compute)
+    broadcast = Broadcast(1, initial_parameters(architecture, experiment.seed))
+    clients = CLIENTS[workload.name]
 
     def train() -> None:
         for k in range(clients):
-            client.train(Task(1, k, population[k], epochs=1, weight=1.0), Broadcast(parameters))
+            client.update(broadcast, Task(k, epochs=1, weight=1.0, data_fraction=1 / workload.clients))
 
     elapsed = min(_seconds(train) for _ in range(4))  # without the profiler, which slows small operations
     with profiler(activities=[ProfilerActivity.CPU]) as profile:
@@ -53,10 +60,10 @@ def _row(work: Work, folder: Path) -> dict[str, object]:
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), None)
         if kind:
             spent[kind] += event.self_cpu_time_total / 1e6
-    steps = clients * -(-work.per_client // work.batch_size)
+    steps = clients * workload.steps_per_round // workload.cohort
     shares = {kind: seconds / profiled for kind, seconds in spent.items()}
     return {
-        "work": work.name,
+        "workload": workload.name,
         "client_ms": 1000 * elapsed / clients,
         "step_ms": 1000 * elapsed / steps,
         **shares,
@@ -71,13 +78,14 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
+    """Return the table for a README."""
     kinds = [*KINDS, "Python and the rest"]
     lines = [
-        f"| work | a client | a step | {' | '.join(kinds)} |",
+        f"| workload | a client | a step | {' | '.join(kinds)} |",
         f"| --- | ---: | ---: | {' | '.join('---:' for _ in kinds)} |",
     ]
     lines += [
-        f"| {row['work']} | {row['client_ms']:.1f} ms | {row['step_ms']:.2f} ms "
+        f"| {row['workload']} | {row['client_ms']:.1f} ms | {row['step_ms']:.2f} ms "
         f"| {' | '.join(f'{row[kind]:.0%}' for kind in kinds)} |"
         for row in table.to_dict("records")
     ]

@@ -11,19 +11,22 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.data import MNIST
-from fedpipe import console, datasets, federated, shards
+from benchmarks.data import load_mnist, write
+from benchmarks.fedpipe_runner import data_in
+from fedpipe.data.partition import Partition
 from fedpipe.engines import Compute
-from fedpipe.models import ModelChoice, initial_parameters
-from fedpipe.partition import Partition
-from fedpipe.strategies import ServerState
+from fedpipe.experiment import Experiment, FederatedData, run
+from fedpipe.federated.context import LocalTraining
+from fedpipe.federated.settings import Federated
+from fedpipe.models import ModelChoice
+from fedpipe.system import console
 
 SEED = 1
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One of the paper's table 1, C = 0.1."""
+    """A cell of the paper's table 1, C = 0.1."""
 
     model: str
     epochs: int
@@ -42,44 +45,48 @@ CELLS = (
 
 
 def measure() -> pd.DataFrame:
-    """A row a cell and learning rate."""
-    compute = Compute(device="cpu")
+    """Return a row for each cell and learning rate.
+
+    Raises:
+        UserError: the pipeline has not downloaded MNIST yet.
+    """
     rows: list[dict[str, Any]] = []
-    train = datasets.load(MNIST / "train.safetensors")
-    examples = len(datasets.load(MNIST / "test.safetensors"))
+    train, test = load_mnist()
     with tempfile.TemporaryDirectory(dir="data", prefix=".benchmark-") as scratch:
         for cell in CELLS:
             folder = Path(scratch) / cell.scheme
-            assignment = Partition(clients=100, scheme=cell.scheme).assign(train.labels.numpy(), SEED)
-            shards.write(folder, train.images, train.labels, assignment, 10)
-            best = cell.patience
+            write(folder, train, test, Partition(clients=100, scheme=cell.scheme).assign(train.labels.numpy(), SEED))
+            limit = cell.patience
             for lr in cell.rates:
-                settings = federated.Federated.model_validate(
-                    {
-                        "rounds": best, "clients_per_round": 10, "target_accuracy": cell.target,
-                        "evaluate_clients": False,
-                        "local": {"epochs": cell.epochs, "batch_size": 10, "optimizer": "sgd", "lr": lr},
-                    }
-                )  # fmt: skip
-                model = ModelChoice.model_validate({"name": cell.model}).model
-                work = federated.Work(settings, model, SEED, (MNIST / "test.safetensors").resolve(), arithmetic=compute)
-                start = ServerState(0, initial_parameters(model, SEED))
-                with compute.start(work) as map:
-                    *_, (state, _) = federated.run(start, work, shards.locate(folder), examples, map)
-                reached = state.accuracy >= cell.target
-                best = min(best, state.round)
+                rounds, accuracy = _rounds(cell, lr, limit, data_in(folder))
                 rows.append(
                     {
                         "model": cell.model, "scheme": cell.scheme, "epochs": cell.epochs, "target": cell.target,
-                        "lr": lr, "rounds": state.round if reached else None, "accuracy": state.accuracy,
+                        "lr": lr, "rounds": rounds if accuracy >= cell.target else None, "accuracy": accuracy,
                         "paper": cell.paper,
                     }
                 )  # fmt: skip
                 console.say(str(rows[-1]))
+                limit = min(limit, rounds)
     return pd.DataFrame(rows).astype({"rounds": "Int64"})
 
 
+def _rounds(cell: Cell, lr: float, limit: int, data: FederatedData) -> tuple[int, float]:
+    """Train until the target is reached, for at most `limit` rounds; return the rounds and the last test accuracy."""
+    settings = Federated(
+        rounds=limit,
+        clients_per_round=10,
+        target_accuracy=cell.target,
+        evaluate_clients=False,
+        local=LocalTraining(epochs=cell.epochs, batch_size=10, optimizer="sgd", lr=lr),
+    )
+    model, compute = ModelChoice(name=cell.model), Compute(device="cpu")
+    result = run(Experiment(seed=SEED, model=model, federated=settings, compute=compute), data)
+    return len(result.rounds), result.test.accuracy
+
+
 def as_markdown(table: pd.DataFrame) -> str:
+    """Return the table for a README."""
     lines = [
         "100 clients of 600 examples, 10 a round, B=10; the best of the learning rates tried.",
         "",

@@ -2,8 +2,8 @@
 
 A cell's learning rate is tuned on 10,000 training images which training does not see: of a small grid, the two best
 with one seed run with another, and the one whose worse result is better wins, since one seed may not show that a rate
-diverges. Then the cell runs with other seeds on the whole training set, and the test set judges. Each run is one
-process on one thread.
+diverges. Then the cell runs with other seeds on the whole training set, and the test set judges. Runs are divided among
+processes; each trains on one thread.
 """
 
 import multiprocessing
@@ -16,17 +16,20 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.data import MNIST
-from fedpipe import console, datasets, federated, shards
-from fedpipe.files import write_tensors
-from fedpipe.machine import cores, train_on_threads
-from fedpipe.models import ModelChoice, initial_parameters
-from fedpipe.partition import Partition
-from fedpipe.strategies import ServerState
+from benchmarks.data import load_mnist, write
+from benchmarks.fedpipe_runner import data_in
+from fedpipe.data.datasets import Split
+from fedpipe.data.partition import Partition
+from fedpipe.engines import Compute
+from fedpipe.experiment import Experiment, run
+from fedpipe.federated.settings import Federated
+from fedpipe.models import ModelChoice
+from fedpipe.system import console
+from fedpipe.system.machine import cores
 
 CLIENTS, COHORT, EPOCHS, BATCH, ROUNDS = 50, 10, 2, 20, 40
 CELL = ["partition", "strategy"]
-EVALUATE_EVERY, LAST = 4, 3  # the accuracy is the mean of the last so many evaluations
+EVALUATE_EVERY, LAST = 4, 3  # a run's accuracy is the mean of its last three evaluations
 TUNING_SEEDS, SEEDS = (0, 4), (1, 2, 3)
 VALIDATION = 10_000  # training images held back while tuning
 
@@ -59,14 +62,19 @@ class Run:
     strategy: str
     seed: int
     lr: float
-    folder: Path  # with shards/ and test.safetensors
+    folder: Path  # of data
 
     def row(self) -> dict[str, Any]:
+        """Return what tells the run from others."""
         return {key: value for key, value in vars(self).items() if key != "folder"}
 
 
 def measure() -> pd.DataFrame:
-    """A row a run, tuning included."""
+    """Return a row for each run, tuning included.
+
+    Raises:
+        UserError: the pipeline has not downloaded MNIST yet.
+    """
     workers = ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
     with tempfile.TemporaryDirectory(dir="data", prefix=".benchmark-") as folder, workers as pool:
         scratch = Path(folder)
@@ -94,16 +102,15 @@ def _runs(scratch: Path, choices: Iterable[tuple[str, str, float]], seeds: Itera
 
 
 def _data(scratch: Path, partition: str, seed: int, *, tuning: bool) -> Path:
-    """The folder of a partition; made once."""
+    """Return the folder with the data of a partition, which is written if it is not there."""
     folder = scratch / f"{partition.replace(' ', '-')}-{seed}-{tuning}"
     if not folder.exists():
-        train, test = (datasets.load(MNIST / f"{name}.safetensors") for name in ("train", "test"))
+        train, test = load_mnist()
         if tuning:
-            test = datasets.Split(train.images[-VALIDATION:], train.labels[-VALIDATION:])
-            train = datasets.Split(train.images[:-VALIDATION], train.labels[:-VALIDATION])
+            test = Split(train.images[-VALIDATION:], train.labels[-VALIDATION:])
+            train = Split(train.images[:-VALIDATION], train.labels[:-VALIDATION])
         settings = Partition.model_validate({"clients": CLIENTS, **PARTITIONS[partition]})
-        shards.write(folder / "shards", train.images, train.labels, settings.assign(train.labels.numpy(), seed), 10)
-        write_tensors(folder / "test.safetensors", {"images": test.images, "labels": test.labels})
+        write(folder, train, test, settings.assign(train.labels.numpy(), seed))
     return folder
 
 
@@ -117,34 +124,28 @@ def _run_all(pool: ProcessPoolExecutor, unit: str, runs: list[Run]) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def _accuracy(run: Run) -> dict[str, Any]:
-    """The run's row, with its accuracy, in a process of its own."""
-    train_on_threads(1)
-    settings = federated.Federated.model_validate(
+def _accuracy(training: Run) -> dict[str, Any]:
+    """Train, and return the run's row with its accuracy."""
+    strategy = training.strategy
+    settings = Federated.model_validate(
         {
             "rounds": ROUNDS, "clients_per_round": COHORT, "evaluate_every": EVALUATE_EVERY, "evaluate_clients": False,
-            "local": {"epochs": EPOCHS, "batch_size": BATCH, "optimizer": "sgd", "lr": run.lr},
-            "strategy": run.strategy, **({run.strategy: own} if (own := STRATEGIES[run.strategy]) else {}),
+            "local": {"epochs": EPOCHS, "batch_size": BATCH, "optimizer": "sgd", "lr": training.lr},
+            "strategy": strategy, **({strategy: parameters} if (parameters := STRATEGIES[strategy]) else {}),
         }
     )  # fmt: skip
-    model = ModelChoice(name="2nn").model
-    with tempfile.TemporaryDirectory(dir=run.folder) as states:
-        test = (run.folder / "test.safetensors").resolve()
-        work = federated.Work(settings, model, run.seed, test, Path(states))
-
-        def map(shared: Any, tasks: Iterable[Any]) -> Iterator[Any]:
-            return (work(shared, task) for task in tasks)
-
-        state, population = ServerState(0, initial_parameters(model, run.seed)), shards.locate(run.folder / "shards")
-        rounds = [done for _, done in federated.run(state, work, population, len(datasets.load(test)), map)]
-    accuracies = [done.test.accuracy for done in rounds if done.test]
-    return run.row() | {"accuracy": sum(accuracies[-LAST:]) / LAST, "best": max(accuracies)}
+    compute = Compute(engine="threads", workers=1, device="cpu")
+    experiment = Experiment(seed=training.seed, model=ModelChoice(name="2nn"), federated=settings, compute=compute)
+    with tempfile.TemporaryDirectory(dir=training.folder) as states:
+        result = run(experiment, data_in(training.folder), states=Path(states))
+    accuracies = [done.test.accuracy for done in result.rounds if done.test]
+    return training.row() | {"accuracy": sum(accuracies[-LAST:]) / LAST, "best": max(accuracies)}
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """Mean and standard deviation over the seeds, and below them what the grid chose."""
+    """Return mean and standard deviation over the seeds, and below them what the grid chose."""
     final = table[table["phase"] == "final"]
-    own = [f"{name} {key} {value:g}" for name, values in STRATEGIES.items() for key, value in values.items()]
+    parameters = [f"{name} {key} {value:g}" for name, values in STRATEGIES.items() for key, value in values.items()]
     lines = [
         f"MNIST, 2NN, {CLIENTS} clients, {COHORT} a round, {EPOCHS} local epochs of plain SGD, B={BATCH}, "
         f"{ROUNDS} rounds: test accuracy in percent,",
@@ -156,7 +157,7 @@ def as_markdown(table: pd.DataFrame) -> str:
         f"The clients' learning rate, of {', '.join(map(str, RATES))}: the two best on {VALIDATION:,} training images "
         f"held back with seed {TUNING_SEEDS[0]}, then that whose worse result with seeds "
         f"{' and '.join(map(str, TUNING_SEEDS))} is better.",
-        f"The strategies' own parameters: {', '.join(own)}.",
+        f"The strategies' own parameters: {', '.join(parameters)}.",
         "",
         *_table(final, lambda cell: f"{cell['lr'].iloc[0]:g}"),
     ]

@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 import torchvision.datasets
 
-from fedpipe.datasets import SOURCE_VARIABLE
-from fedpipe.errors import UserError
+from fedpipe.data.datasets import SOURCE_VARIABLE
+from fedpipe.system.errors import UserError
 
 
 def measure() -> pd.DataFrame:
-    """A row a command: seconds from its start to its end, with the parameters that both have as their defaults.
+    """Return a row for each command: the seconds from its start to its end, with the defaults that both have.
 
     Raises:
         UserError: no folder with the original files is named.
@@ -42,6 +42,7 @@ def measure() -> pd.DataFrame:
 
 
 def _timed(command: Sequence[str], folder: Path) -> float:
+    """Run a command in a folder, and return how many seconds it took."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     start = time.perf_counter()
     subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, stdout=subprocess.DEVNULL, check=True)
@@ -49,6 +50,7 @@ def _timed(command: Sequence[str], folder: Path) -> float:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
+    """Return the table for a README."""
     ours, *reference = table["seconds"]
     lines = ["| | seconds |", "| --- | ---: |"]
     lines += [f"| {row['command']} | {row['seconds']:.0f} |" for row in table.to_dict("records")]

@@ -1,4 +1,7 @@
-"""For people: what `dvc` does not do. `fedpipe --help` lists it."""
+"""The program `fedpipe`: what helps around `dvc`, for people at a terminal. `fedpipe --help` lists it.
+
+Each command imports what it needs, so that help and mistakes on the command line answer at once.
+"""
 
 import sys
 from pathlib import Path
@@ -6,12 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fedpipe import console
-from fedpipe import verify as verification
-from fedpipe.check import check as check_params
-from fedpipe.params import PARAMS
-
-PLOTS_PAGE = Path("reports/plots-page.html")
+from fedpipe.system import console
 
 app = typer.Typer(
     help="Federated learning as a reproducible pipeline. `dvc repro` runs it; these commands help around it.",
@@ -21,10 +19,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+PARAMS_HEAD = """\
+# Every parameter of the pipeline. Change one here, or for one run only: dvc exp run -S federated.rounds=10
+# `fedpipe check` tells whether the file makes sense; so does the first stage of `dvc repro`.
+"""
+
 
 @app.command()
-def check(path: Annotated[Path, typer.Argument(help="The file to check.")] = PARAMS) -> None:
-    """Tell whether params.yaml makes sense, a line for each mistake.
+def check(path: Annotated[Path, typer.Argument(help="The file to check.")] = Path("params.yaml")) -> None:
+    """Tell whether params.yaml makes sense, with a line for each mistake.
+
+    The exit status is 1 if there is a mistake.
 
     Examples:
 
@@ -32,16 +37,32 @@ def check(path: Annotated[Path, typer.Argument(help="The file to check.")] = PAR
 
         fedpipe check other/params.yaml
     """
-    check_params(path)
+    from fedpipe.pipeline import check
+
+    check(path)
     typer.echo(f"{path}: valid")
 
 
 @app.command()
-def verify(revision: Annotated[str, typer.Argument(help="The git revision to compare with.")] = "HEAD") -> None:
-    """Compare the results in this workspace with those committed in git.
+def params() -> None:
+    """Print a params.yaml with every parameter, its description and its default.
 
-    Held to equality on a machine of the CPU type and torch version that the committed results name, else to a small
-    tolerance. Exit status 1 if they differ.
+    Example:
+
+        fedpipe params > params.yaml
+    """
+    from fedpipe.config.template import as_yaml
+    from fedpipe.pipeline import Pipeline
+
+    typer.echo(f"{PARAMS_HEAD}\n{as_yaml(Pipeline())}")
+
+
+@app.command()
+def verify(revision: Annotated[str, typer.Argument(help="The git revision to compare with.")] = "HEAD") -> None:
+    """Compare the results that this machine made with those committed in git.
+
+    Results are held to equality on a machine of the CPU type and torch version that the committed results name, and
+    elsewhere to a small tolerance. The exit status is 1 if they differ, or if the pipeline did not run here.
 
     Examples:
 
@@ -49,7 +70,11 @@ def verify(revision: Annotated[str, typer.Argument(help="The git revision to com
 
         fedpipe verify main
     """
+    from fedpipe.results import verify as verification
+
     verdict = verification.verify(revision)
+    for line in verdict.made_elsewhere:
+        typer.echo(line)
     if verdict.differences:
         print(*verdict.differences, sep="\n", file=sys.stderr)
         raise typer.Exit(1)
@@ -57,25 +82,27 @@ def verify(revision: Annotated[str, typer.Argument(help="The git revision to com
         typer.echo(f"equal to {revision}, to the last bit of every metric (same CPU type, same torch)")
     else:
         typer.echo(
-            f"agrees with {revision}, made on another CPU type or torch: accuracies within "
-            f"{verification.ACCURACY_TOLERANCE:.1%}, losses within {verification.LOSS_TOLERANCE}"
+            f"agrees with {revision}, made on another CPU type or torch version, or on another device: accuracies "
+            f"within {verification.ACCURACY_TOLERANCE:.1%}, losses within {verification.LOSS_TOLERANCE}"
         )
 
 
 @app.command()
-def plots_page(path: Annotated[Path, typer.Argument(help="Where .dvc/config expects it.")] = PLOTS_PAGE) -> None:
-    """Write the page that `dvc plots` fills, with its scripts inside, so that it draws with no network.
+def plots_page(
+    path: Annotated[Path, typer.Argument(help="Where .dvc/config expects it.")] = Path("reports/plots-page.html"),
+) -> None:
+    """Write the page that `dvc plots` fills, with its scripts inside, so that it draws without a network.
 
-    `dvc repro` writes it too; this is for looking at committed plots in a clone where nothing has run yet.
+    `dvc repro` writes it too. This command is for a clone where nothing has run yet, to look at the committed plots.
     """
-    from fedpipe.figures import write_plots_page  # here, because it takes a second that the others need not pay
+    from fedpipe.results.figures import write_plots_page
 
     write_plots_page(path)
     typer.echo(f"{path}: written")
 
 
 def main() -> None:
-    """The program `fedpipe`."""
+    """Run the program `fedpipe`, and exit."""
     console.run(app)
 
 

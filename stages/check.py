@@ -1,19 +1,21 @@
-"""Reads the whole of params.yaml before anything else runs, so that a mistake in it costs nothing.
+"""Check all of params.yaml before anything else runs, so that a mistake in it costs nothing.
 
 DVC deletes a stage's outputs before it runs the stage. This stage's output never changes, so it invalidates none.
 """
 
 from pathlib import Path
 
-from fedpipe import check, console, files
+from fedpipe import pipeline
+from fedpipe.config.file import run_stage
+from fedpipe.system import files
 
 OUT = Path("data/params-checked")
 
 
 def main() -> None:
-    check.check()
+    pipeline.check()
     files.write_text(OUT, "params.yaml is valid\n")
 
 
 if __name__ == "__main__":
-    console.run(main)
+    run_stage(main)

@@ -1,6 +1,6 @@
-"""MNIST, or another of its family, into data/mnist.
+"""Download MNIST or a similar data set, verify it, and write it as tensors to data/mnist.
 
-The environment's FEDPIPE_MNIST=DIR_OR_URL names a source that is tried first.
+If the environment variable FEDPIPE_MNIST names a folder or a URL, that source is tried first.
 """
 
 import os
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rich.panel import Panel
 
-from fedpipe import console, datasets, params
+from fedpipe.config import file as params
+from fedpipe.data import datasets
+from fedpipe.system import console
 
 OUT = Path("data/mnist")
 
@@ -23,7 +25,7 @@ def main() -> None:
         console.console.print(
             Panel(
                 "[bold]THIS IS NOT MNIST[/] but a sample of 5,000 of its images, because no source answered.\n"
-                "Every table and figure will say so. For the real data set give a folder or a mirror and run again:\n"
+                "Every table and figure will say so. For the real data set, name a folder or a mirror and run again:\n"
                 f"  {datasets.SOURCE_VARIABLE}=DIR_OR_URL dvc repro -f -s download && dvc repro",
                 style="yellow",
             ),
@@ -33,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    params.run_stage(main)

@@ -1,35 +1,53 @@
-"""The training set into client shards."""
+"""Divide the training set among the clients, and write each client's shard."""
 
 from pathlib import Path
 
-from fedpipe import console, datasets, files, params, shards
-from fedpipe.partition import Partition
-from fedpipe.partition.skew import skew
+from pydantic import Field
+
+from fedpipe.config import file as params
+from fedpipe.config.section import Section, Seed
+from fedpipe.data import datasets, store
+from fedpipe.data.partition import Partition
+from fedpipe.data.partition.skew import skew
+from fedpipe.system import console, files
 
 MNIST = Path("data/mnist")
 OUT = Path("data/shards")
 METRICS = Path("reports/partition/metrics.json")
 
 
+class Settings(Section):
+    """Hold the parameters that this stage reads."""
+
+    seed: Seed
+    partition: Partition = Field(description="The training set is divided among the clients.")
+
+
 def main() -> None:
-    settings = params.read(Partition, at="partition")
-    seed = params.read_seed()
+    settings = params.read(Settings, only_its_fields=True)
+    seed, partition = settings.seed, settings.partition
     dataset = datasets.describe(MNIST / "dataset.json")
     train = datasets.load(MNIST / "train.safetensors")
     labels = train.labels.numpy()
 
-    parts = [settings.hold_out(indices, client, seed) for client, indices in enumerate(settings.assign(labels, seed))]
-    assignment, held_out = ([part[i] for part in parts] for i in (0, 1))
-    with console.progress("clients", settings.clients) as bar:
-        shards.write(
-            OUT, train.images, train.labels, assignment, dataset.classes, held_out=held_out,
-            look=lambda images, client: settings.look(images, client, seed), on_client=bar.advance,
-        )  # fmt: skip
+    parts = [partition.hold_out(indices, client, seed) for client, indices in enumerate(partition.assign(labels, seed))]
+    assignment, held_out = [training for training, _ in parts], [testing for _, testing in parts]
+    with console.progress("clients", partition.clients) as bar:
+        store.write(
+            OUT,
+            train.images,
+            train.labels,
+            assignment,
+            dataset.classes,
+            held_out=held_out,
+            appearance=lambda images, client: partition.appearance(images, client, seed),
+            on_client=bar.advance,
+        )
     sizes = [len(indices) for indices in assignment]
-    figures = skew(shards.label_counts(assignment, labels, dataset.classes))
+    figures = skew(store.label_counts(assignment, labels, dataset.classes))
     metrics = {
         "dataset": dataset.name,
-        "clients": settings.clients,
+        "clients": partition.clients,
         "examples": sum(sizes),
         "held_out": sum(map(len, held_out)),
         "smallest": min(sizes),
@@ -37,11 +55,11 @@ def main() -> None:
     }
     files.write_json(METRICS, {"partition": metrics | figures})
     console.say(
-        f"{settings.scheme}: {settings.clients:,} clients of {min(sizes):,} to {max(sizes):,} examples; "
+        f"{partition.scheme}: {partition.clients:,} clients of {min(sizes):,} to {max(sizes):,} examples; "
         f"label entropy {figures['label_entropy']:.2f} bits, Jensen-Shannon distance from the whole "
-        f"{figures['jensen_shannon']:.2f}, Gini of sizes {figures['gini']:.2f}"
+        f"{figures['jensen_shannon']:.2f}, Gini coefficient of sizes {figures['gini']:.2f}"
     )
 
 
 if __name__ == "__main__":
-    console.run(main)
+    params.run_stage(main)

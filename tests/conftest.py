@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from fedpipe import shards
-from fedpipe.datasets import Dataset, Download, fetch, save
-from fedpipe.randomness import generator
+from fedpipe.data import store
+from fedpipe.data.datasets import Dataset, Download, fetch, save
+from fedpipe.system.randomness import generator
 from tests.federations import SIZES
 
 settings.register_profile("fedpipe", deadline=None)  # how long a test takes is the machine's matter
@@ -56,7 +56,7 @@ def folder(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shards"
     order = generator(1, "test").permutation(len(sample.train))[: sum(SIZES)]
     assignment = np.split(order, np.cumsum(SIZES)[:-1])
-    shards.write(folder, sample.train.images, sample.train.labels, assignment, 10)
+    store.write(folder, sample.train.images, sample.train.labels, assignment, 10)
     return folder
 
 

@@ -1,7 +1,7 @@
-"""MNIST from wherever it is, verified; a damaged file is an error that names it, and nothing half-written stays.
+"""Data sets are fetched from wherever they are, and verified; a damaged file is an error that names it.
 
-The four files here are small ones in MNIST's format, with their own checksums in torchvision's table of them; the
-whole of MNIST is read too where FEDPIPE_MNIST names a source of it.
+The tests make four small files in MNIST's format and put their checksums into torchvision's table. If FEDPIPE_MNIST
+names a source of MNIST, one test reads all of it.
 """
 
 import gzip
@@ -20,9 +20,9 @@ import torch
 import torchvision.datasets
 from torchvision.datasets import EMNIST, KMNIST, MNIST, FashionMNIST
 
-from fedpipe import datasets
-from fedpipe.datasets import ORIGINALS, Dataset, Download, Split, fetch, load, save
-from fedpipe.errors import UserError
+from fedpipe.data import datasets
+from fedpipe.data.datasets import ORIGINALS, Dataset, Download, Split, fetch, load, save
+from fedpipe.system.errors import UserError
 from tests.conftest import MNIST_SOURCE
 
 NO_RETRY = Download(retries=0, offline_sample=False)
@@ -30,7 +30,7 @@ NO_RETRY = Download(retries=0, offline_sample=False)
 
 @pytest.fixture
 def folder(sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A source: a folder with four .gz files whose checksums torchvision knows."""
+    """Make a source: a folder with four .gz files whose checksums torchvision knows."""
     folder = tmp_path / "source"
     folder.mkdir()
     resources = []
@@ -42,7 +42,7 @@ def folder(sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             (folder / f"{prefix}-{name}-ubyte.gz").write_bytes(content)
             resources.append((f"{prefix}-{name}-ubyte.gz", hashlib.md5(content).hexdigest()))
     monkeypatch.setattr(MNIST, "resources", resources)
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # answers nobody
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # does not answer
     return folder
 
 
@@ -54,7 +54,7 @@ def scratch(tmp_path: Path) -> Path:
 
 
 class Mirror(SimpleHTTPRequestHandler):
-    """Serves a folder; answers the first `failing` requests with 503; may break off all others half-way."""
+    """Serve a folder. Answer the first `failing` requests with 503; if `breaks_off`, send 10 bytes of each file."""
 
     failing = 0
     breaks_off = False
@@ -76,7 +76,7 @@ class Mirror(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(folder: Path) -> Iterator[tuple[str, type[Mirror]]]:
-    """The folder over HTTP: its address and its handler."""
+    """Serve the folder over HTTP. Return the address and the handler."""
     handler = type("ThisMirror", (Mirror,), {"asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -218,13 +218,13 @@ def test_a_whole_copy_elsewhere_makes_up_for_a_damaged_one(
         server.shutdown()
 
 
-# The others of the family
+# Data sets other than MNIST
 
 
 def test_fashion_mnist_and_kmnist_are_read_by_the_same_code(
     folder: Path, scratch: Path, sample: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
-    """From files in their format with their names; whose images these are does not matter here."""
+    """The files have the format and the names of theirs; the images may be MNIST's."""
     for dataset, kind, name in (("fashion-mnist", FashionMNIST, "Fashion-MNIST"), ("kmnist", KMNIST, "KMNIST")):
         monkeypatch.setattr(kind, "resources", MNIST.resources)
         fetched = fetch(Download(dataset=dataset, retries=0), str(folder), scratch, silent)
@@ -247,7 +247,7 @@ def test_emnist_comes_upright_with_labels_from_0(
     sample: Dataset,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Its one archive holds all its data sets, images on their side; letters are numbered from 1."""
+    """EMNIST's one archive holds all its data sets, with transposed images; its letters are numbered from 1."""
     images, labels = sample.train.images[:60], torch.arange(60) % classes
     archive = tmp_path / "gzip.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -277,7 +277,7 @@ def test_torchvision_knows_each_data_set_and_where_it_is(dataset: str):
 
 def test_there_is_no_offline_sample_of_another_data_set(scratch: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(KMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(UserError, match=r"^KMNIST: no source answers: .*; give FEDPIPE_MNIST=DIR_OR_URL$"):
+    with pytest.raises(UserError, match=r"^KMNIST: no source answers: .*; set FEDPIPE_MNIST=DIR_OR_URL$"):
         fetch(Download(dataset="kmnist", retries=0), None, scratch, silent)
 
 
@@ -296,7 +296,7 @@ def test_without_an_answer_it_is_an_error_where_the_sample_is_not_allowed(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(UserError, match=r"give FEDPIPE_MNIST=DIR_OR_URL, or allow download\.offline_sample"):
+    with pytest.raises(UserError, match=r"set FEDPIPE_MNIST=DIR_OR_URL, or allow download\.offline_sample"):
         fetch(NO_RETRY, None, scratch, silent)
 
 

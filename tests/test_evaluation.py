@@ -4,38 +4,43 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss
+from torch import nn
 
-from fedpipe.datasets import Dataset
-from fedpipe.evaluation import CHUNK, Evaluation, confusion_rows, evaluate, evaluate_part
-from fedpipe.models import initial_parameters, network_with
-from fedpipe.models.base import normalised
+from fedpipe.data.datasets import Dataset
+from fedpipe.models.parameters import initial_parameters, network_with
 from fedpipe.models.reference_cnn import ReferenceCNN
+from fedpipe.training.evaluation import CHUNK, Evaluation, confusion_rows, evaluate, evaluate_part
+from fedpipe.training.images import normalised
 
-MODEL = ReferenceCNN()
+
+def a_network() -> nn.Module:
+    architecture = ReferenceCNN().for_classes(10)
+    return network_with(architecture, initial_parameters(architecture, 1))
 
 
 @pytest.mark.parametrize("examples", [1, 99, 100, 101, 3500])
 def test_evaluation_agrees_with_scikit_learn(sample: Dataset, examples: int):
-    parameters = initial_parameters(MODEL, 1)
+    network = a_network()
     images, labels = sample.train.images[-examples:], sample.train.labels[-examples:]
     with torch.inference_mode():
-        logits = network_with(MODEL, parameters)(normalised(images)).double()
-    found = evaluate(MODEL, parameters, images, labels)
+        logits = network(normalised(images)).double()
+    found = evaluate(network, images, labels)
     probabilities = torch.softmax(logits, dim=1).numpy()
     assert found.loss == pytest.approx(log_loss(labels, probabilities, labels=range(10)), rel=1e-5)
     assert found.accuracy == accuracy_score(labels, probabilities.argmax(axis=1))
     assert torch.equal(found.predictions, logits.argmax(dim=1))
 
 
-def test_evaluation_is_the_same_in_parts(sample: Dataset):
-    parameters = initial_parameters(MODEL, 1)
+@pytest.mark.parametrize("order", [1, -1])
+def test_evaluation_is_the_same_in_parts_whatever_their_order(sample: Dataset, order: int):
+    network = a_network()
     images, labels = sample.train.images, sample.train.labels
-    whole = evaluate(MODEL, parameters, images, labels)
+    whole = evaluate(network, images, labels)
     parts = [
-        evaluate_part(MODEL, parameters, images[at : at + 3 * CHUNK], labels[at : at + 3 * CHUNK])
-        for at in range(0, len(labels), 3 * CHUNK)
+        evaluate_part(network, images[start : start + 3 * CHUNK], labels[start : start + 3 * CHUNK], start)
+        for start in range(0, len(labels), 3 * CHUNK)
     ]
-    together = Evaluation.of(parts)
+    together = Evaluation.of(parts[::order])
     assert (together.loss, together.accuracy) == (whole.loss, whole.accuracy)
     assert torch.equal(together.predictions, whole.predictions)
 

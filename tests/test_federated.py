@@ -1,29 +1,46 @@
-"""Federated averaging is what the paper says, whatever runs it; and who takes part in it."""
+"""Federated averaging is what the paper says, whatever runs it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpipe import shards
-from fedpipe.aggregation import weighted_mean
-from fedpipe.client import Broadcast, Client, ClientReport, Local, Task, Update
-from fedpipe.datasets import load
+from fedpipe.data.datasets import load
+from fedpipe.data.store import open_store
 from fedpipe.engines import Compute
-from fedpipe.errors import UserError
-from fedpipe.evaluation import evaluate
-from fedpipe.federated import Work, run
-from fedpipe.models import Parameters, initial_parameters, network_with, parameters_of
-from fedpipe.randomness import generator
-from fedpipe.shards import Shard
-from fedpipe.strategies import ServerState
-from fedpipe.strategies.fedavg import FedAvg
-from fedpipe.training import train
-from tests.federations import LOCAL, MODEL, SIZES, THREADS, federate, same, settings_of
+from fedpipe.experiment import FederatedData, Result, run
+from fedpipe.federated.context import LocalTraining
+from fedpipe.federated.messages import ClientReport
+from fedpipe.federated.rounds import Round, run_rounds
+from fedpipe.federated.state import ServerState
+from fedpipe.federated.testing import EvaluateParts, parts
+from fedpipe.models import Architecture
+from fedpipe.models.logistic import Logistic
+from fedpipe.models.parameters import Parameters, network_with, parameters_of
+from fedpipe.system.errors import ParameterError
+from fedpipe.system.randomness import generator
+from fedpipe.training.arithmetic import PLAIN
+from fedpipe.training.evaluation import Evaluation, evaluate
+from fedpipe.training.loop import train
+from tests.federations import (
+    LOCAL,
+    MODEL,
+    SIZES,
+    THREADS,
+    client_of,
+    experiment_of,
+    federate,
+    first_round,
+    same,
+    start_of,
+    task_of,
+    weights_of,
+)  # fmt: skip
 
 
 def locally_trained(start: Parameters, folder: Path, round: int, client: int, seed: int) -> dict[str, np.ndarray]:
@@ -32,7 +49,7 @@ def locally_trained(start: Parameters, folder: Path, round: int, client: int, se
     list(
         train(
             network,
-            *shards.read(shards.locate(folder)[client]),
+            *open_store(folder).examples(client),
             LOCAL,
             generator(seed, "batches", round=round, client=client),
         )
@@ -41,12 +58,12 @@ def locally_trained(start: Parameters, folder: Path, round: int, client: int, se
 
 
 def test_each_round_is_the_mean_of_the_cohorts_models_weighted_by_their_examples(folder: Path, test: Path):
-    parameters = initial_parameters(MODEL, 11)
+    parameters = start_of()
     torch.set_num_threads(1)
     for state, round in federate(folder, test):
         cohort = [report.client for report in round.clients]
         models = [locally_trained(parameters, folder, round.number, client, seed=11) for client in cohort]
-        weights = np.array([SIZES[client] for client in cohort]) / sum(SIZES[client] for client in cohort)
+        weights = weights_of(cohort) / weights_of(cohort).sum()
         for name in parameters:
             expected = sum(weight * model[name] for weight, model in zip(weights, models, strict=True))
             np.testing.assert_allclose(state.parameters[name].double(), expected, atol=1e-6)
@@ -54,7 +71,7 @@ def test_each_round_is_the_mean_of_the_cohorts_models_weighted_by_their_examples
 
 
 def test_with_one_client_it_is_plain_training_with_a_fresh_optimiser_each_round(folder: Path, test: Path):
-    previous = initial_parameters(MODEL, 11)
+    previous = start_of()
     for state, round in federate(folder, test, clients_per_round=1):
         expected = locally_trained(previous, folder, round.number, round.clients[0].client, seed=11)
         for name in expected:
@@ -64,10 +81,10 @@ def test_with_one_client_it_is_plain_training_with_a_fresh_optimiser_each_round(
 
 def test_whole_shard_batches_of_all_clients_are_a_gradient_step_on_the_whole_data(folder: Path, test: Path):
     """McMahan et al. 2017, section 2: FedAvg with E=1, B=∞ and all clients is FedSGD."""
-    local = Local(epochs=1, batch_size=None, optimizer="sgd", lr=0.1)
-    start = initial_parameters(MODEL, 0)
+    local = LocalTraining(epochs=1, batch_size=None, optimizer="sgd", lr=0.1)
+    start = start_of(seed=0)
     [(state, _)] = federate(folder, test, rounds=1, clients_per_round=5, seed=0, local=local)
-    images, labels = (torch.cat(part) for part in zip(*map(shards.read, shards.locate(folder)), strict=True))
+    images, labels = (torch.cat(part) for part in zip(*map(open_store(folder).examples, range(5)), strict=True))
     network = network_with(MODEL, start)
     list(train(network, images, labels, local, generator(0, "any order")))
     for name, expected in parameters_of(network).items():
@@ -90,13 +107,13 @@ def test_the_result_does_not_depend_on_a_ray_node_that_is_lost_in_mid_round(fold
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
 
-    def lose_the_second_node(report: ClientReport) -> None:
-        if report.round == 2 and second in cluster.list_all_nodes():
+    def lose_the_second_node(reports: Sequence[ClientReport]) -> None:
+        if reports[0].round == 2 and second in cluster.list_all_nodes():
             cluster.remove_node(second, allow_graceful=False)
 
     try:
         compute = Compute(engine="ray", ray_address=cluster.address, device="cpu")
-        rounds = federate(folder, test, clients_per_round=5, compute=compute, on_client=lose_the_second_node)
+        rounds = federate(folder, test, clients_per_round=5, compute=compute, on_clients=lose_the_second_node)
         assert second not in cluster.list_all_nodes()
     finally:
         cluster.shutdown()
@@ -105,17 +122,90 @@ def test_the_result_does_not_depend_on_a_ray_node_that_is_lost_in_mid_round(fold
         assert a.row() == b.row()
 
 
-def test_the_result_does_not_depend_on_who_finishes_first(folder: Path, test: Path):
-    work = Work(settings_of(rounds=2, clients_per_round=4), MODEL, 11, test)
+Handler = Callable[[Any, Any, Sequence[Any]], Iterator[Any]]
 
-    def backwards(shared: Broadcast, tasks: Iterable) -> Iterator:
-        return reversed([work(shared, task) for task in reversed(list(tasks))])
+
+def run_by(
+    run_tasks: Handler, folder: Path, test: Path, states: Path, *, model: Architecture = MODEL, **settings: Any
+) -> list[Any]:
+    """The rounds of a federation whose tasks are run as the test wants."""
+    client = client_of(folder, states, seed=11, architecture=model, **settings)
+
+    def on_test_set(parameters: Parameters) -> Evaluation:
+        return Evaluation.of(EvaluateParts(model, test, PLAIN)(parameters, parts(len(load(test)))))
 
     torch.set_num_threads(1)
-    start = ServerState(0, initial_parameters(MODEL, 11))
-    one = [state for state, _ in run(start, work, shards.locate(folder), len(load(test)), backwards)]
-    other = [state for state, _ in federate(folder, test, rounds=2, clients_per_round=4)]
-    assert same(one[-1].parameters, other[-1].parameters)
+    return list(run_rounds(ServerState(0, start_of(model)), client, open_store(folder).sizes, run_tasks, on_test_set))
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path, test: Path) -> list[tuple[ServerState, Round]]:
+    """Two rounds of all clients with logistic regression."""
+    return federate(folder, test, rounds=2, clients_per_round=5, model=Logistic())
+
+
+@given(data=st.data())
+@settings(max_examples=30)
+def test_the_result_depends_neither_on_chunks_nor_on_their_order(
+    data: st.DataObject, folder: Path, test: Path, expected: list[tuple[ServerState, Round]]
+):
+    """Clients in any order, in chunks of any sizes, whose results arrive in any order."""
+
+    def shuffled(job: Any, shared: Any, tasks: Sequence[Any]) -> Iterator[Any]:
+        order = data.draw(st.permutations(tasks))
+        cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(tasks) - 1)))))
+        chunks = [order[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(tasks)], strict=True)]
+        return (job(shared, chunk) for chunk in data.draw(st.permutations(chunks)) if chunk)
+
+    found = run_by(shuffled, folder, test, folder, rounds=2, clients_per_round=5, model=Logistic().for_classes(10))
+    for (one, a), (other, b) in zip(found, expected, strict=True):
+        assert same(one.parameters, other.parameters)
+        assert a.clients == b.clients
+        assert a.row() == b.row()
+
+
+def losing(lost: set[int]) -> Handler:
+    """Every client by itself; nothing arrives of these."""
+
+    def run_tasks(job: Any, shared: Any, tasks: Sequence[Any]) -> Iterator[Any]:
+        return (job(shared, [task]) for task in tasks if task.client not in lost)
+
+    return run_tasks
+
+
+def test_updates_that_never_arrive_are_left_out_and_named(folder: Path, test: Path, tmp_path: Path):
+    """The round is the mean of those that arrived: that of a cohort without the lost clients."""
+    [(state, round)] = run_by(losing({1, 3}), folder, test, tmp_path, rounds=1, clients_per_round=5)
+    models = [locally_trained(start_of(), folder, 1, client, seed=11) for client in (0, 2, 4)]
+    weights = weights_of([0, 2, 4]) / weights_of([0, 2, 4]).sum()
+    for name in models[0]:
+        expected = sum(weight * model[name] for weight, model in zip(weights, models, strict=True))
+        np.testing.assert_allclose(state.parameters[name].double(), expected, atol=1e-6)
+    [(_, whole)] = federate(folder, test, rounds=1, clients_per_round=5)
+    row = round.row()
+    assert (row["lost"], row["dropped"], row["skipped"]) == ("1 3", "", 0)
+    assert row["examples"] == sum(SIZES[client] for client in (0, 2, 4))
+    assert row["bytes_down"] == whole.bytes_down
+    assert row["bytes_up"] < 0.7 * whole.bytes_up
+
+
+def test_too_many_lost_updates_skip_the_round(folder: Path, test: Path, tmp_path: Path):
+    [(state, round)] = run_by(losing({0, 1, 3}), folder, test, tmp_path, rounds=1, clients_per_round=5, min_updates=3)
+    assert same(state.parameters, start_of())
+    assert state.last_rounds == {}
+    assert (round.row()["lost"], round.skipped, round.returned) == ("0 1 3", True, 2)
+    assert round.bytes_up > 0  # two arrived, in vain
+
+
+def test_an_update_that_is_not_finite_is_refused_and_named(folder: Path, test: Path):
+    """With a learning rate at which some clients diverge at once and others, of few steps, do not."""
+    local = LocalTraining(epochs=1, batch_size=32, optimizer="sgd", lr=1e12)
+    [(state, round)] = federate(folder, test, rounds=1, clients_per_round=5, local=local, min_updates=1)
+    refused = {refusal.client for refusal in round.refusals}
+    assert refused
+    assert round.row()["refused"] == " ".join(map(str, sorted(refused)))
+    assert {report.client for report in round.clients} == set(range(5)) - refused
+    assert all(torch.isfinite(tensor).all() for tensor in state.parameters.values())
 
 
 def test_bfloat16_trains_almost_as_float32_does(folder: Path, test: Path):
@@ -138,28 +228,29 @@ def test_another_seed_gives_another_model(folder: Path, test: Path):
     assert not same(one.parameters, other.parameters)
 
 
-def test_a_client_reads_its_own_shard_alone(folder: Path, tmp_path: Path):
-    own = shards.locate(folder)[2]
-    alone = Shard(tmp_path / "alone.safetensors", own.start, own.stop)
-    alone.path.write_bytes(own.path.read_bytes())
-    start = initial_parameters(MODEL, 0)
-    client = Client(FedAvg(), MODEL, LOCAL, seed=0)
-    one, other = (client.train(Task(1, 2, shard, 2, 1.0), Broadcast(start)) for shard in (alone, own))
+def test_a_client_reads_its_own_examples_alone(folder: Path, tmp_path: Path):
+    """The files of all others are gone."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("manifest.csv", "client-00002.safetensors"):
+        (alone / name).write_bytes((folder / name).read_bytes())
+    one, other = (
+        client_of(store, tmp_path).update(first_round(start_of(seed=0)), task_of(2)) for store in (alone, folder)
+    )
     assert one.report == other.report
     assert torch.equal(one.delta, other.delta)
 
 
-def test_a_client_reports_what_its_model_does_on_its_own_shard(folder: Path):
+def test_a_client_reports_what_its_model_does_on_its_own_examples(folder: Path, tmp_path: Path):
     torch.set_num_threads(1)
-    start = initial_parameters(MODEL, 0)
-    shard = shards.locate(folder)[2]
-    update = Client(FedAvg(), MODEL, LOCAL, seed=0).train(Task(1, 2, shard, 2, 1.0), Broadcast(start))
+    start = start_of(seed=0)
+    update = client_of(folder, tmp_path).update(first_round(start), task_of(2))
     pieces = update.delta.split([tensor.numel() for tensor in start.values()])
     trained = {name: start[name] + piece.view_as(start[name]) for name, piece in zip(start, pieces, strict=True)}
-    own = evaluate(MODEL, trained, *shards.read(shard))
+    found = evaluate(network_with(MODEL, trained), *open_store(folder).examples(2))
     assert update.report.examples == SIZES[2]
-    assert update.report.accuracy == own.accuracy
-    assert update.report.loss == pytest.approx(own.loss, rel=1e-4)
+    assert update.report.accuracy == found.accuracy
+    assert update.report.loss == pytest.approx(found.loss, rel=1e-4)
 
 
 def test_what_is_evaluated_changes_no_model(folder: Path, test: Path):
@@ -169,7 +260,9 @@ def test_what_is_evaluated_changes_no_model(folder: Path, test: Path):
     assert [round.test is None for _, round in seldom] == [True, False, False]  # the last always is
     assert seldom[0][1].row()["test_accuracy"] is None
     for (_, one), (_, other) in zip(often[1:], seldom[1:], strict=True):
-        assert one.row() == other.row()
+        # The clients' figures travel with their updates.
+        assert one.row() | {"bytes_up": None} == other.row() | {"bytes_up": None}
+        assert one.bytes_up > other.bytes_up
     assert {report.loss for _, round in seldom for report in round.clients} == {None}
 
 
@@ -183,38 +276,30 @@ def test_the_row_of_a_round_adds_up(folder: Path, test: Path):
     row = round.row()
     cohort = [int(client) for client in row["cohort"].split()]
     assert row["examples"] == sum(SIZES[client] for client in cohort)
-    assert row["bytes_down"] == row["bytes_up"] == 3 * 28_938 * 4
     assert row["train_loss"] == pytest.approx(
         np.average([report.train_loss for report in round.clients], weights=[SIZES[client] for client in cohort])
     )
     examples = load(test)
-    again = evaluate(MODEL, state.parameters, examples.images, examples.labels)
+    again = evaluate(network_with(MODEL, state.parameters), examples.images, examples.labels)
     assert row["test_accuracy"] == again.accuracy
 
 
 def test_a_cohort_larger_than_the_population_is_refused(folder: Path, test: Path):
-    with pytest.raises(
-        UserError, match=r"params\.yaml: federated\.clients_per_round: 6 exceeds the 5 clients of the partition"
-    ):
+    with pytest.raises(ParameterError, match=r"^federated\.clients_per_round: 6 exceeds the 5 clients$"):
         federate(folder, test, clients_per_round=6)
 
 
-# The mean
-
-
-def update(examples: int, value: float) -> Update:
-    report = ClientReport(1, 0, examples, 1, 0.0, None, None, 0, None, None)
-    return Update(report, weight=examples, delta=torch.tensor([value]))
-
-
-@given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(-1e3, 1e3, width=32)), min_size=1, max_size=20))
-def test_the_mean_is_numpys_weighted_average(clients: list[tuple[int, float]]):
-    examples, values = zip(*clients, strict=True)
-    mean = weighted_mean(update(n, value) for n, value in clients).delta
-    assert mean.item() == pytest.approx(np.average(values, weights=examples), rel=1e-9, abs=1e-9)
-    assert mean.dtype == torch.float64
-
-
-@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20), st.floats(-1e3, 1e3, width=32))
-def test_the_mean_of_equal_updates_is_that_update(examples: list[int], value: float):
-    assert weighted_mean(update(n, value) for n in examples).delta.item() == pytest.approx(value, rel=1e-12)
+def test_a_run_is_its_rounds(folder: Path, test: Path):
+    seen: list[int] = []
+    data = FederatedData(dataset=test.parent, clients=folder)
+    result = run(experiment_of(rounds=2), data, on_round=lambda _, done: seen.append(done.number))
+    assert isinstance(result, Result)
+    assert seen == [1, 2]
+    [_, (state, last)] = federate(folder, test, rounds=2)
+    assert same(result.state.parameters, state.parameters)
+    assert [row["round"] for row in result.round_rows()] == [1, 2]
+    assert result.round_rows()[-1]["examples_processed"] == result.metrics()["examples_processed"]
+    assert len(result.client_rows()) == 6
+    assert last.test is not None
+    assert result.metrics()["accuracy"] == last.test.accuracy
+    assert result.metrics()["bytes_up"] == sum(row["bytes_up"] for row in result.round_rows())

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all; shards hold what the partition says."""
+"""Files are written whole or not at all, and read back as they were written."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fedpipe.errors import UserError
-from fedpipe.files import read_json, read_tensors, replacing, write_json, write_table, write_tensors
+from fedpipe.system.errors import UserError
+from fedpipe.system.files import read_json, read_tensors, replacing, write_json, write_table, write_tensors
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):

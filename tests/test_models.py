@@ -4,34 +4,39 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedpipe.arithmetic import PLAIN
-from fedpipe.models import (
-    MODELS,
+from fedpipe.models import MODELS, Architecture
+from fedpipe.models.parameters import (
     Parameters,
-    bytes_of,
     initial_parameters,
     network_with,
     parameters_of,
     scratch_network_with,
+    skeleton,
+    trained_names,
 )
-from fedpipe.models.base import normalised
-from fedpipe.training import loss_and_gradients
+from fedpipe.training.arithmetic import PLAIN
+from fedpipe.training.images import normalised
+from fedpipe.training.loop import WithOwnSGDStep, loss_and_gradients
 
 every = pytest.mark.parametrize("name", MODELS)
 images = torch.randint(0, 256, (7, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+def for_ten_classes(name: str) -> Architecture:
+    return MODELS[name]().for_classes(10)
+
+
 @every
 def test_a_model_maps_images_to_ten_logits(name: str):
-    model = MODELS[name]()
-    assert network_with(model, initial_parameters(model, 0))(normalised(images)).shape == (7, 10)
+    architecture = for_ten_classes(name)
+    assert network_with(architecture, initial_parameters(architecture, 0))(normalised(images)).shape == (7, 10)
 
 
 @every
 def test_a_model_tells_as_many_classes_apart_as_the_data_set_has(name: str):
-    model = MODELS[name]().for_classes(47)
-    assert model != MODELS[name]()
-    network = network_with(model, initial_parameters(model, 0))
+    architecture = MODELS[name]().for_classes(47)
+    assert architecture != for_ten_classes(name)
+    network = network_with(architecture, initial_parameters(architecture, 0))
     assert network(normalised(images)).shape == (7, 47)
     labels = torch.tensor([0, 46, 3, 20, 46, 11, 9])
     loss, _ = loss_and_gradients(network, normalised(images), labels, PLAIN)
@@ -40,33 +45,33 @@ def test_a_model_tells_as_many_classes_apart_as_the_data_set_has(name: str):
 
 @every
 def test_initial_parameters_follow_from_the_seed_alone(name: str):
-    model = MODELS[name]()
+    architecture = for_ten_classes(name)
     torch.manual_seed(1)
-    one = initial_parameters(model, 5)
+    one = initial_parameters(architecture, 5)
     before = torch.random.get_rng_state()
-    other = initial_parameters(model, 5)
-    assert torch.equal(before, torch.random.get_rng_state())  # and they disturb nobody else's chance
+    other = initial_parameters(architecture, 5)
+    assert torch.equal(before, torch.random.get_rng_state())  # and they leave torch's global generator as it was
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert any(not torch.equal(one[key], value) for key, value in initial_parameters(model, 6).items())
+    assert any(not torch.equal(one[key], value) for key, value in initial_parameters(architecture, 6).items())
 
 
 @every
 def test_a_network_gives_back_the_parameters_it_was_given_and_shares_none(name: str):
-    model = MODELS[name]()
-    parameters = initial_parameters(model, 0)
-    kept = {key: tensor.clone() for key, tensor in parameters.items()}
-    network = network_with(model, parameters)
+    architecture = for_ten_classes(name)
+    parameters = initial_parameters(architecture, 0)
+    expected = {key: tensor.clone() for key, tensor in parameters.items()}
+    network = network_with(architecture, parameters)
     given_back = parameters_of(network)
     for tensor in network.state_dict().values():
         tensor.zero_()
-    assert all(torch.equal(kept[key], tensor) for key, tensor in parameters.items())
-    assert all(torch.equal(kept[key], tensor) and tensor.is_contiguous() for key, tensor in given_back.items())
+    assert all(torch.equal(expected[key], tensor) for key, tensor in parameters.items())
+    assert all(torch.equal(expected[key], tensor) and tensor.is_contiguous() for key, tensor in given_back.items())
 
 
 @every
 def test_gradients_are_those_of_autograd(name: str):
-    """For a network that writes its backpropagation out; the others' are autograd's anyway."""
-    network = network_with(MODELS[name](), initial_parameters(MODELS[name](), 1))
+    """This tests a network that writes its backpropagation out; the others' gradients are autograd's anyway."""
+    network = network_with(for_ten_classes(name), initial_parameters(for_ten_classes(name), 1))
     labels = torch.arange(7)
     loss, gradients = loss_and_gradients(network, normalised(images), labels, PLAIN)
     expected_loss = F.cross_entropy(network(normalised(images)), labels)
@@ -76,19 +81,48 @@ def test_gradients_are_those_of_autograd(name: str):
         torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if isinstance(for_ten_classes(name).build(), WithOwnSGDStep)])
+def test_a_networks_own_sgd_step_is_a_step_along_autograds_gradient(name: str):
+    network = network_with(for_ten_classes(name), initial_parameters(for_ten_classes(name), 1))
+    assert isinstance(network, WithOwnSGDStep)
+    labels = torch.arange(7)
+    expected_loss = F.cross_entropy(network(normalised(images)), labels)
+    gradients = torch.autograd.grad(expected_loss, list(network.parameters()))
+    expected = [weight.detach() - 0.1 * g for weight, g in zip(network.parameters(), gradients, strict=True)]
+    with torch.no_grad():
+        loss = network.sgd_step(normalised(images), labels, lr=0.1)
+    torch.testing.assert_close(loss, expected_loss.detach())
+    for found, weight in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(found.detach(), weight, rtol=1e-5, atol=1e-6)
+
+
 @every
-def test_a_scratch_network_is_one_of_its_own(name: str):
-    model = MODELS[name]()
+def test_a_scratch_network_is_like_a_new_one_whatever_it_held_before(name: str):
+    architecture = for_ten_classes(name)
     for seed in (1, 2, 1):
-        scratch = scratch_network_with(model, initial_parameters(model, seed)).eval()
-        own = network_with(model, initial_parameters(model, seed)).eval()
-        assert torch.equal(scratch(normalised(images)), own(normalised(images)))
+        scratch = scratch_network_with(architecture, initial_parameters(architecture, seed)).eval()
+        new = network_with(architecture, initial_parameters(architecture, seed)).eval()
+        assert torch.equal(scratch(normalised(images)), new(normalised(images)))
 
 
-def convolved(hidden: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-    """conv, ReLU, pool, twice, in that order and row-major, as the papers describe; flattened."""
-    for layer in ("conv1", "conv2"):
-        hidden = F.conv2d(hidden, parameters[f"{layer}.weight"], parameters[f"{layer}.bias"], padding=2)
+@every
+def test_a_skeleton_has_the_networks_names_and_no_values(name: str):
+    network = skeleton(for_ten_classes(name))
+    assert all(tensor.is_meta for tensor in network.state_dict().values())
+    assert list(network.state_dict()) == list(initial_parameters(for_ten_classes(name), 0))
+    assert trained_names(network) == [key for key, _ in for_ten_classes(name).build().named_parameters()]
+
+
+def convolved(hidden: torch.Tensor, parameters: Parameters, batch_norm: bool = False) -> torch.Tensor:
+    """conv, batch normalisation if asked, ReLU, pool, twice, in that order and row-major, as papers have it; flat."""
+    for layer in ("1", "2"):
+        weight, bias = parameters[f"conv{layer}.weight"], parameters[f"conv{layer}.bias"]
+        hidden = F.conv2d(hidden, weight, bias, padding=2)
+        if batch_norm:
+            # Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 1, with the mean and variance of the batch
+            mean, variance = hidden.mean((0, 2, 3), keepdim=True), hidden.var((0, 2, 3), correction=0, keepdim=True)
+            scale, shift = (parameters[f"norm{layer}.{name}"].view(1, -1, 1, 1) for name in ("weight", "bias"))
+            hidden = scale * (hidden - mean) / (variance + 1e-5).sqrt() + shift
         hidden = F.max_pool2d(F.relu(hidden), 2)
     return hidden.flatten(1)
 
@@ -99,24 +133,30 @@ def dense(hidden: torch.Tensor, parameters: Parameters, layer: str) -> torch.Ten
 
 DESCRIBED = {
     "reference-cnn": lambda x, p: dense(convolved(x, p), p, "linear"),
+    "reference-bn-cnn": lambda x, p: dense(convolved(x, p, batch_norm=True), p, "linear"),
     "paper-cnn": lambda x, p: dense(F.relu(dense(convolved(x, p), p, "hidden")), p, "output"),
     "logistic": lambda x, p: dense(x.flatten(1), p, "1"),
     "2nn": lambda x, p: dense(F.relu(dense(F.relu(dense(x.flatten(1), p, "hidden1")), p, "hidden2")), p, "output"),
 }
 
 
-@pytest.mark.parametrize("name", DESCRIBED)
+@every
 def test_a_model_computes_what_its_paper_describes(name: str):
-    parameters = initial_parameters(MODELS[name](), 3)
+    parameters = initial_parameters(for_ten_classes(name), 3)
     x = ((images.double() / 255 - 0.1307) / 0.3081).float().unsqueeze(1)
-    found = network_with(MODELS[name](), parameters)(normalised(images))
+    found = network_with(for_ten_classes(name), parameters)(normalised(images))
     torch.testing.assert_close(found, DESCRIBED[name](x, parameters), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "size"), [
-    ("reference-cnn", 28_938), ("paper-cnn", 1_663_370), ("2nn", 199_210), ("logistic", 7_850)
+@pytest.mark.parametrize(("name", "size", "buffers"), [
+    ("reference-cnn", 28_938, 0), ("reference-bn-cnn", 29_034, 98), ("paper-cnn", 1_663_370, 0),
+    ("2nn", 199_210, 0), ("logistic", 7_850, 0),
 ])  # fmt: skip
-def test_a_model_has_as_many_parameters_as_published(name: str, size: int):
-    parameters = initial_parameters(MODELS[name](), 0)
-    assert sum(tensor.numel() for tensor in parameters.values()) == size
-    assert bytes_of(parameters) == 4 * size
+def test_a_model_has_as_many_parameters_as_published(name: str, size: int, buffers: int):
+    """A network with batch normalisation has buffers too: two float32 statistics a channel, an int64 count a layer."""
+    parameters = initial_parameters(for_ten_classes(name), 0)
+    trained = trained_names(skeleton(for_ten_classes(name)))
+    assert sum(parameters[key].numel() for key in trained) == size
+    assert sum(tensor.numel() for tensor in parameters.values()) == size + buffers
+    counts = sum(key.endswith("num_batches_tracked") for key in parameters)
+    assert sum(tensor.nbytes for tensor in parameters.values()) == 4 * (size + buffers) + 4 * counts

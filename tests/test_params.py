@@ -2,22 +2,32 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
-from fedpipe.check import Experiment, check
-from fedpipe.errors import UserError
+from fedpipe.baseline import CentralisedExperiment
+from fedpipe.cli import PARAMS_HEAD
+from fedpipe.config.file import parameters_from
+from fedpipe.config.section import Section
+from fedpipe.config.template import as_yaml
+from fedpipe.experiment import Experiment
+from fedpipe.federated.transforms import TRANSFORMS
+from fedpipe.pipeline import Pipeline, check
+from fedpipe.system.errors import ParameterError, UserError
+from stages.partition import Settings
 from tests.conftest import ROOT
 
 PARAMS = (ROOT / "params.yaml").read_text()
 
 
 def changed(dotted: str, value: object, text: str = PARAMS) -> str:
-    """params.yaml with one value changed, as `dvc exp run -S` changes it."""
+    """Return params.yaml with one value changed, as `dvc exp run -S` changes it."""
     document = YAML(typ="safe", pure=True).load(text)
     *path, last = dotted.split(".")
     block = document
@@ -29,8 +39,8 @@ def changed(dotted: str, value: object, text: str = PARAMS) -> str:
     return output.getvalue()
 
 
-def told_of(text: str, folder: Path) -> str:
-    """What the check says of a params.yaml with this text."""
+def complaint_about(text: str, folder: Path) -> str:
+    """Return what the check says of a params.yaml with this text."""
     path = folder / "params.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as error:
@@ -38,21 +48,42 @@ def told_of(text: str, folder: Path) -> str:
     return str(error.value)
 
 
-def test_the_file_states_every_knob_and_its_default():
+def fields(section: type[Section], path: str) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every field of a section and of the sections in it, with its dotted path."""
+    for name, field in section.model_fields.items():
+        yield f"{path}.{name}", field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from fields(field.annotation, f"{path}.{name}")
+
+
+def test_the_file_states_every_parameter_and_its_default():
     document = YAML(typ="safe", pure=True).load(PARAMS)
-    assert document == Experiment().model_dump()
+    assert document == Pipeline().model_dump()
+
+
+def test_the_files_comments_are_the_parameters_descriptions():
+    """There is one source: the file is what `fedpipe params` prints."""
+    assert f"{PARAMS_HEAD}\n{as_yaml(Pipeline())}\n" == PARAMS
+
+
+@pytest.mark.parametrize("section", [Pipeline, Experiment, CentralisedExperiment, Settings])
+def test_every_parameter_has_a_description_of_whole_sentences(section: type[Section]):
+    found = dict(fields(section, section.__name__))
+    assert len(found) > len(section.model_fields)  # blocks were entered
+    without = [path for path, field in found.items() if not (field.description or "").endswith(".")]
+    assert without == []
 
 
 def test_the_defaults_are_the_reference_but_for_the_learning_rate():
-    experiment = check(ROOT / "params.yaml")
-    assert experiment.partition.clients == 8
-    assert experiment.federated.clients_per_round == 4
-    assert experiment.federated.rounds == 5
-    assert experiment.federated.local.epochs == 5
-    assert experiment.federated.local.batch_size == experiment.baseline.batch_size == 100
-    assert experiment.federated.local.optimizer == experiment.baseline.optimizer == "adam"
-    assert experiment.baseline.epochs == 15
-    assert experiment.federated.local.lr == experiment.baseline.lr == 1e-3
+    pipeline = check(ROOT / "params.yaml")
+    assert pipeline.partition.clients == 8
+    assert pipeline.federated.clients_per_round == 4
+    assert pipeline.federated.rounds == 5
+    assert pipeline.federated.local.epochs == 5
+    assert pipeline.federated.local.batch_size == pipeline.baseline.batch_size == 100
+    assert pipeline.federated.local.optimizer == pipeline.baseline.optimizer == "adam"
+    assert pipeline.baseline.epochs == 15
+    assert pipeline.federated.local.lr == pipeline.baseline.lr == 1e-3
 
 
 MISTAKES = [
@@ -81,6 +112,14 @@ MISTAKES = [
     ("federated.dropout", 1.0, "federated.dropout: 1.0 must be less than 1"),
     ("federated.sampling", "random", "federated.sampling: \"random\" is not one of 'uniform', 'size', 'poisson'"),
     ("federated.target_accuracy", 99, "federated.target_accuracy: 99 must be at most 1"),
+    (
+        "federated.transforms",
+        "clop",
+        f'federated.transforms: "clop": must be none, or some of {", ".join(TRANSFORMS)} joined with +',
+    ),
+    ("federated.transforms", "clip+clip", 'federated.transforms: "clip+clip": names a transform twice'),
+    ("federated.clip.norm", 0.0, "federated.clip.norm: 0.0 must be greater than 0"),
+    ("federated.aggregation", "median", "federated.aggregation: \"median\" is not one of 'mean'"),
     ("federated.q-fedavg.q", -1.0, "federated.q-fedavg.q: -1.0 must be at least 0"),
     ("partition.dirichlet.alpha", 0, "partition.dirichlet.alpha: 0 must be greater than 0"),
     ("partition.holdout", 1.0, "partition.holdout: 1.0 must be less than 1"),
@@ -116,14 +155,14 @@ MISTAKES = [
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has that device")
 def test_a_device_that_is_not_there_is_a_mistake(tmp_path: Path):
-    """Told by the check, before DVC removes what another device made."""
+    """The check says so, before DVC removes what another device made."""
     path = tmp_path / "params.yaml"
     path.write_text(changed("compute.device", "mps"))
     with pytest.raises(UserError, match=r"params\.yaml: compute\.device: torch finds no mps here; use auto or cpu"):
         check(path)
 
 
-TOGETHER = [
+CONTRADICTIONS = [
     (
         {"federated.stragglers": 0.5, "federated.local.epochs": 1},
         "federated.stragglers: 0.5: they train fewer local epochs than the others, and these train 1; "
@@ -145,22 +184,33 @@ TOGETHER = [
         {"partition.scheme": "classes", "partition.classes.per_client": 11},
         "partition.classes.per_client: 11 exceeds the 10 classes",
     ),
+    (
+        {"federated.strategy": "fedbn"},
+        "federated.strategy: fedbn: the model has no batch normalisation; model.name: reference-bn-cnn has",
+    ),
+    (
+        {"federated.strategy": "feddyn", "federated.transforms": "clip"},
+        "federated.transforms: clip does not go with strategy feddyn: "
+        "its clients and its server must follow the same update",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("changes", "line"), TOGETHER)
-def test_what_does_not_go_together_is_one_line(changes: dict[str, object], line: str, tmp_path: Path):
+@pytest.mark.parametrize(("changes", "line"), CONTRADICTIONS)
+def test_a_contradiction_between_parameters_is_one_line(changes: dict[str, object], line: str, tmp_path: Path):
     text = PARAMS
     for dotted, value in changes.items():
         text = changed(dotted, value, text)
-    message = told_of(text, tmp_path)
+    message = complaint_about(text, tmp_path)
     assert message.startswith(f"{tmp_path / 'params.yaml'}: {line}")
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("dotted", "value", "line"), MISTAKES)
+@pytest.mark.parametrize(
+    ("dotted", "value", "line"), MISTAKES, ids=[f"{dotted}={value}" for dotted, value, _ in MISTAKES]
+)
 def test_a_mistake_is_one_line(dotted: str, value: object, line: str, tmp_path: Path):
-    message = told_of(changed(dotted, value), tmp_path)
+    message = complaint_about(changed(dotted, value), tmp_path)
     assert message.startswith(f"{tmp_path / 'params.yaml'}: {line}")
     assert "\n" not in message
 
@@ -173,13 +223,36 @@ def test_a_mistake_is_one_line(dotted: str, value: object, line: str, tmp_path: 
         ("dirichlet+shards", ", and of 'quantity', 'feature' each once"),
     ],
 )
-def test_what_is_no_scheme_is_told_what_may_be_joined(scheme: str, end: str, tmp_path: Path):
-    assert told_of(changed("partition.scheme", scheme), tmp_path).endswith(end)
+def test_the_message_about_an_unknown_scheme_says_what_may_be_joined(scheme: str, end: str, tmp_path: Path):
+    assert complaint_about(changed("partition.scheme", scheme), tmp_path).endswith(end)
 
 
 def test_two_mistakes_are_two_lines(tmp_path: Path):
     text = PARAMS.replace("rounds: 5", "rounds: 0").replace("retries: 2", "retries: -2")
-    assert len(told_of(text, tmp_path).splitlines()) == 2
+    assert len(complaint_about(text, tmp_path).splitlines()) == 2
+
+
+def test_two_contradictions_are_two_lines_that_name_the_file(tmp_path: Path):
+    text = changed("federated.clients_per_round", 50, changed("partition.scheme", "classes"))
+    lines = complaint_about(changed("partition.classes.per_client", 11, text), tmp_path).splitlines()
+    assert lines == [
+        f"{tmp_path / 'params.yaml'}: federated.clients_per_round: 50 exceeds partition.clients = 8",
+        f"{tmp_path / 'params.yaml'}: partition.classes.per_client: 11 exceeds the 10 classes",
+    ]
+
+
+def test_the_library_names_the_parameter_and_who_read_the_file_adds_its_name():
+    error = ParameterError("partition.clients", "8 is too many")
+    assert str(error) == "partition.clients: 8 is too many"
+    line = r"^other/params\.yaml: partition\.clients: 8 is too many$"
+    with pytest.raises(UserError, match=line), parameters_from("other/params.yaml"):
+        raise error
+
+
+def test_fedbn_goes_with_a_network_that_has_batch_normalisation(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(changed("model.name", "reference-bn-cnn", changed("federated.strategy", "fedbn")))
+    assert check(path).federated.strategy == "fedbn"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +264,7 @@ def test_two_mistakes_are_two_lines(tmp_path: Path):
         ("- 1\n", "the file: [1] is not a block of keys"),
     ],
 )
-def test_a_file_that_is_no_block_of_keys_says_so(text: str, line: str, tmp_path: Path):
+def test_the_message_about_a_file_that_is_no_block_of_keys_says_so(text: str, line: str, tmp_path: Path):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=r"^[^\n]*$") as error:
@@ -199,7 +272,7 @@ def test_a_file_that_is_no_block_of_keys_says_so(text: str, line: str, tmp_path:
     assert str(error.value).startswith(f"{path}: {line}")
 
 
-def test_a_missing_file_says_where_to_stand(tmp_path: Path):
+def test_the_message_about_a_missing_file_says_where_to_run(tmp_path: Path):
     with pytest.raises(UserError, match="not there; run from the folder that holds it"):
         check(tmp_path / "params.yaml")
 

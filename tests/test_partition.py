@@ -1,4 +1,4 @@
-"""Laws of every partitioner, and each one's own."""
+"""The laws of every partition scheme, and those of each."""
 
 import re
 
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
-from fedpipe.datasets import Dataset
-from fedpipe.errors import UserError
-from fedpipe.partition import PARTITIONERS, Partition
-from fedpipe.partition.feature import Feature
-from fedpipe.partition.quantity import Quantity
-from fedpipe.partition.skew import gini, skew
-from fedpipe.randomness import generator
-from fedpipe.shards import label_counts
+from fedpipe.data.datasets import Dataset
+from fedpipe.data.partition import PARTITIONERS, Partition
+from fedpipe.data.partition.feature import Feature
+from fedpipe.data.partition.quantity import Quantity
+from fedpipe.data.partition.skew import gini, skew
+from fedpipe.data.store import label_counts
+from fedpipe.system.errors import UserError
+from fedpipe.system.randomness import generator
 
 labels_and_clients = st.integers(1, 200).flatmap(
     lambda n: st.tuples(st.lists(st.integers(0, 9), min_size=n, max_size=n).map(np.array), st.integers(1, n))
@@ -28,7 +28,7 @@ BALANCED = np.repeat(np.arange(10), 1000)  # labels of 10,000 examples
 
 
 def partition(scheme: str, clients: int, **blocks: dict[str, object]) -> Partition:
-    """With no minimum sizes, unless they are given."""
+    """Return a partition with minimum sizes of 1, unless the blocks say otherwise."""
     small = {"dirichlet": {"min_examples": 1}, "quantity": {"min_examples": 1}}
     return Partition.model_validate({"scheme": scheme, "clients": clients} | {
         name: small.get(name, {}) | blocks.get(name, {}) for name in small.keys() | blocks.keys()
@@ -36,47 +36,47 @@ def partition(scheme: str, clients: int, **blocks: dict[str, object]) -> Partiti
 
 
 def divided(settings: Partition, labels: np.ndarray, seed: int) -> tuple[list[np.ndarray] | None, str]:
-    """The shards, or why there are none."""
+    """Return the assignment, or None and the reason why there is none."""
     try:
         return settings.assign(labels, seed), ""
     except UserError as error:
         return None, str(error)
 
 
-def counts_of(shards: list[np.ndarray], labels: np.ndarray = BALANCED) -> np.ndarray:
-    """(clients, classes)"""
-    return label_counts(shards, labels, 10)
+def counts_of(assignment: list[np.ndarray], labels: np.ndarray = BALANCED) -> np.ndarray:
+    """Return how many examples of each label each client has: (clients, classes)."""
+    return label_counts(assignment, labels, 10)
 
 
-# Laws of all
+# Laws of every scheme
 
 
 @every
 @given(labels_and_clients, st.integers(0, 2**32))
-def test_shards_are_disjoint_and_cover_or_a_sentence_says_why_not(
+def test_clients_examples_are_disjoint_and_cover_all_or_a_sentence_says_why_not(
     scheme: str, drawn: tuple[np.ndarray, int], seed: int
 ):
     labels, clients = drawn
-    shards, sentence = divided(partition(scheme, clients), labels, seed)
-    if shards is None:
-        assert re.fullmatch(r"params\.yaml: partition\.\w+(\.\w+)?: .+", sentence)
+    assignment, sentence = divided(partition(scheme, clients), labels, seed)
+    if assignment is None:
+        assert re.fullmatch(r"partition\.\w+(\.\w+)?: .+", sentence)
         return
-    assert len(shards) == clients
-    assert all(len(shard) for shard in shards)
-    assert all((np.diff(shard) > 0).all() for shard in shards)
-    assert sorted(np.concatenate(shards).tolist()) == list(range(len(labels)))
+    assert len(assignment) == clients
+    assert all(len(indices) for indices in assignment)
+    assert all((np.diff(indices) > 0).all() for indices in assignment)
+    assert sorted(np.concatenate(assignment).tolist()) == list(range(len(labels)))
 
 
 @every
 @given(clients=st.integers(5, 40), seed=st.integers(0, 2**32))
 @settings(max_examples=25)
 def test_enough_examples_of_each_label_can_be_divided(scheme: str, clients: int, seed: int):
-    shards = partition(scheme, clients, dirichlet={"alpha": 0.5}).assign(BALANCED, seed)
-    assert sorted(np.concatenate(shards).tolist()) == list(range(10_000))
+    assignment = partition(scheme, clients, dirichlet={"alpha": 0.5}).assign(BALANCED, seed)
+    assert sorted(np.concatenate(assignment).tolist()) == list(range(10_000))
 
 
 @every
-def test_the_same_seed_gives_the_same_shards_and_another_gives_others(scheme: str):
+def test_the_same_seed_gives_the_same_assignment_and_another_gives_another(scheme: str):
     one, same, other = (partition(scheme, 10).assign(BALANCED, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
@@ -88,12 +88,12 @@ def test_the_same_seed_gives_the_same_shards_and_another_gives_others(scheme: st
 @given(labels_and_clients)
 def test_iid_sizes_are_at_most_one_apart(drawn: tuple[np.ndarray, int]):
     labels, clients = drawn
-    sizes = [len(shard) for shard in partition("iid", clients).assign(labels, 0)]
+    sizes = [len(indices) for indices in partition("iid", clients).assign(labels, 0)]
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_iid_clients_have_the_label_frequencies_of_the_whole():
-    """Chi-square of 10,000 examples' labels over 10 clients: 81 degrees of freedom, 99.99 % quantile 135."""
+    """The statistic is chi-square with 81 degrees of freedom (10 labels, 10 clients), whose 99.99 % quantile is 135."""
     counts = counts_of(partition("iid", 10).assign(BALANCED, 7))
     assert ((counts - 100) ** 2 / 100).sum() < 135
     assert counts.std() > 1  # shuffled, not dealt out label by label
@@ -104,13 +104,13 @@ def test_iid_clients_have_the_label_frequencies_of_the_whole():
 
 @given(st.integers(1, 50), st.integers(1, 5), st.integers(0, 1000))
 def test_shards_are_pieces_of_the_sorted_labels(clients: int, per_client: int, seed: int):
-    """A piece is no longer than two classes here, so a client has at most per_client + its pieces' borders."""
-    shards = partition("shards", clients, shards={"per_client": per_client}).assign(BALANCED, seed)
-    sizes = [len(shard) for shard in shards]
+    """A client holds at most as many classes as its pieces may touch."""
+    assignment = partition("shards", clients, shards={"per_client": per_client}).assign(BALANCED, seed)
+    sizes = [len(indices) for indices in assignment]
     assert max(sizes) - min(sizes) <= per_client
     pieces = clients * per_client
     spans = -(-10 // pieces) + 1  # classes that one piece may touch
-    assert (counts_of(shards) > 0).sum(axis=1).max() <= per_client * spans
+    assert (counts_of(assignment) > 0).sum(axis=1).max() <= per_client * spans
 
 
 def test_the_papers_split_gives_each_of_100_clients_two_pieces_of_300():
@@ -126,7 +126,9 @@ def test_the_papers_split_gives_each_of_100_clients_two_pieces_of_300():
 
 
 @given(st.integers(5, 60), st.integers(2, 10), st.integers(0, 1000))
-def test_classes_gives_each_client_so_many_and_each_class_as_many_clients(clients: int, per_client: int, seed: int):
+def test_classes_gives_each_client_per_client_classes_and_each_class_as_many_clients(
+    clients: int, per_client: int, seed: int
+):
     counts = counts_of(partition("classes", clients, classes={"per_client": per_client}).assign(BALANCED, seed))
     assert ((counts > 0).sum(axis=1) == per_client).all()
     holders = (counts > 0).sum(axis=0)
@@ -140,7 +142,7 @@ def test_classes_gives_each_client_so_many_and_each_class_as_many_clients(client
 
 
 def test_dirichlet_shares_have_the_mean_and_the_variance_of_the_distribution():
-    """Of 20 clients' shares of a class, from Dir(0.5, ..., 0.5): mean 1/20, variance (1/20)(19/20) / (20 * 0.5 + 1)."""
+    """Shares from Dir(0.5, ..., 0.5) of 20 clients have mean 1/20 and variance (1/20)(19/20) / (20 * 0.5 + 1)."""
     labels = np.repeat(np.arange(10), 500)
     shares = np.concatenate(
         [counts_of(partition("dirichlet", 20).assign(labels, seed), labels) / 500 for seed in range(60)]
@@ -151,8 +153,8 @@ def test_dirichlet_shares_have_the_mean_and_the_variance_of_the_distribution():
 
 @given(st.integers(2, 50), st.integers(0, 1000))
 def test_dirichlet_with_a_huge_alpha_is_close_to_iid(clients: int, seed: int):
-    shards = partition("dirichlet", clients, dirichlet={"alpha": 1e6}).assign(BALANCED, seed)
-    assert np.abs(counts_of(shards) - 1000 / clients).max() <= 1000 / clients * 0.05 + 1
+    assignment = partition("dirichlet", clients, dirichlet={"alpha": 1e6}).assign(BALANCED, seed)
+    assert np.abs(counts_of(assignment) - 1000 / clients).max() <= 1000 / clients * 0.05 + 1
 
 
 def test_dirichlet_skews_the_more_the_smaller_alpha():
@@ -169,14 +171,14 @@ def test_dirichlet_skews_the_more_the_smaller_alpha():
 
 @given(st.floats(1e-6, 1e6), st.integers(1, 100), st.integers(0, 1000))
 @settings(max_examples=50)
-def test_dirichlet_ends_with_shards_of_the_least_size_or_a_sentence(alpha: float, clients: int, seed: int):
+def test_dirichlet_ends_with_clients_of_the_least_size_or_a_sentence(alpha: float, clients: int, seed: int):
     scheme = partition("dirichlet", clients, dirichlet={"alpha": alpha, "min_examples": 20})
-    shards, sentence = divided(scheme, BALANCED, seed)
-    if shards is None:
+    assignment, sentence = divided(scheme, BALANCED, seed)
+    if assignment is None:
         assert "in 100 draws some client always had fewer than min_examples = 20 examples" in sentence
         assert "a larger alpha, a smaller min_examples or fewer partition.clients would do" in sentence
     else:
-        assert min(map(len, shards)) >= 20
+        assert min(map(len, assignment)) >= 20
 
 
 def test_dirichlet_draws_again_until_each_has_enough():
@@ -194,11 +196,11 @@ def test_dirichlet_draws_again_until_each_has_enough():
 def test_quantity_makes_sizes_unequal_and_leaves_nobody_below_the_least(scheme: str):
     blocks = {"quantity": {"sigma": 1.5, "min_examples": 30}, "dirichlet": {"min_examples": 5}}
     even, uneven = (
-        [len(shard) for shard in partition(name, 20, **blocks).assign(BALANCED, 2)]
+        [len(indices) for indices in partition(name, 20, **blocks).assign(BALANCED, 2)]
         for name in (scheme.removesuffix("+quantity").replace("quantity", "iid"), scheme)
     )
     assert gini(np.array(uneven)) > gini(np.array(even)) + 0.1
-    assert min(uneven) >= (5 if "dirichlet" in scheme else 30 - 11)  # classes and pieces are rounded each
+    assert min(uneven) >= (5 if "dirichlet" in scheme else 30 - 11)  # each class and each piece is rounded
 
 
 @given(st.integers(1, 200), st.integers(0, 1000))
@@ -211,58 +213,58 @@ def test_lognormal_sizes_are_lognormal(clients: int, seed: int):
 
 def test_power_law_sizes_fall_with_the_clients_number():
     sizes = [
-        len(shard)
-        for shard in partition("quantity", 4, quantity={"law": "power-law", "exponent": 1.0}).assign(BALANCED, 0)
+        len(indices)
+        for indices in partition("quantity", 4, quantity={"law": "power-law", "exponent": 1.0}).assign(BALANCED, 0)
     ]
     np.testing.assert_allclose(sizes, 10_000 * np.array([12, 6, 4, 3]) / 25, atol=3)
 
 
 def test_dirichlet_with_quantity_keeps_the_sizes_in_the_mean():
     blocks = {"quantity": {"law": "power-law"}, "dirichlet": {"alpha": 1.0}}
-    sizes = [[len(s) for s in partition("dirichlet+quantity", 4, **blocks).assign(BALANCED, k)] for k in range(200)]
+    sizes = [[len(i) for i in partition("dirichlet+quantity", 4, **blocks).assign(BALANCED, k)] for k in range(200)]
     np.testing.assert_allclose(np.mean(sizes, axis=0), 10_000 * np.array([12, 6, 4, 3]) / 25, rtol=0.05)
 
 
 # feature
 
 
-def test_feature_changes_looks_and_no_labels(sample: Dataset):
+def test_feature_changes_appearance_and_no_labels(sample: Dataset):
     images, settings = sample.train.images[:50], partition("feature", 8)
-    one, again, other = (settings.look(images, client, 3) for client in (1, 1, 2))
+    one, again, other = (settings.appearance(images, client, 3) for client in (1, 1, 2))
     assert one.dtype == torch.uint8
     assert one.shape == images.shape
     assert torch.equal(one, again)
     assert not torch.equal(one, images)
     assert not torch.equal(one, other)
-    assert torch.equal(partition("iid", 8).look(images, 1, 3), images)
+    assert torch.equal(partition("iid", 8).appearance(images, 1, 3), images)
     iid, feature = (partition(scheme, 8).assign(BALANCED, 3) for scheme in ("iid", "feature"))
     assert all(np.array_equal(a, b) for a, b in zip(iid, feature, strict=True))
 
 
 def test_feature_does_nothing_where_all_amounts_are_0(sample: Dataset):
     nothing = partition("feature", 8, feature={"rotation": 0.0, "noise": 0.0, "contrast": 0.0})
-    assert torch.equal(nothing.look(sample.train.images[:50], 1, 3), sample.train.images[:50])
+    assert torch.equal(nothing.appearance(sample.train.images[:50], 1, 3), sample.train.images[:50])
 
 
-def test_feature_turns_by_its_angle(sample: Dataset):
-    """Turned back, an image is what it was, but for what interpolation blurs; by the angle that is drawn first."""
+def test_feature_rotates_by_its_angle(sample: Dataset):
+    """Rotated back by the angle that is drawn first, an image is what it was, except for interpolation."""
     images = sample.train.images[:20]
-    turned = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(0, "feature"))
+    rotated = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(0, "feature"))
     angle = generator(0, "feature").uniform(-90, 90)
-    back = rotate(turned.unsqueeze(1).float(), -angle, InterpolationMode.BILINEAR).squeeze(1)
-    assert (back - images).abs().mean() < 0.4 * (turned.float() - images).abs().mean()
+    back = rotate(rotated.unsqueeze(1).float(), -angle, InterpolationMode.BILINEAR).squeeze(1)
+    assert (back - images).abs().mean() < 0.4 * (rotated.float() - images).abs().mean()
 
 
 # The hold-out
 
 
 @given(st.integers(1, 300), st.floats(0, 0.99), st.integers(0, 100))
-def test_the_holdout_is_a_part_of_a_clients_own_examples(n: int, fraction: float, client: int):
+def test_the_holdout_is_a_part_of_the_clients_examples(n: int, fraction: float, client: int):
     indices = np.arange(7, 7 + n)
-    kept, held_out = Partition(holdout=fraction).hold_out(indices, client, 5)
-    assert sorted([*kept, *held_out]) == indices.tolist()
+    training, held_out = Partition(holdout=fraction).hold_out(indices, client, 5)
+    assert sorted([*training, *held_out]) == indices.tolist()
     assert len(held_out) == min(round(fraction * n), n - 1)
-    assert (np.diff(kept) > 0).all()
+    assert (np.diff(training) > 0).all()
 
 
 # Figures of skew
@@ -271,7 +273,7 @@ def test_the_holdout_is_a_part_of_a_clients_own_examples(n: int, fraction: float
 def test_skew_of_clients_alike_and_of_clients_apart():
     alike, apart = np.full((5, 10), 7), 40 * np.eye(10)
     assert skew(alike) == pytest.approx({"label_entropy": np.log2(10), "jensen_shannon": 0, "gini": 0}, abs=1e-7)
-    middle = 0.55  # of one class of ten and of all ten: (1 + 1/10) / 2 of that class, 1/20 of each other
+    middle = 0.55  # the mean frequency of a client's class: (1 + 1/10) / 2; that of every other class is 1/20
     divergence = 0.5 * np.log2(1 / middle) + 0.5 * (0.1 * np.log2(0.1 / middle) + 0.9 * np.log2(0.1 / 0.05))
     expected = {"label_entropy": 0, "jensen_shannon": np.sqrt(divergence), "gini": 0}
     assert skew(apart) == pytest.approx(expected, abs=1e-7)
@@ -293,24 +295,24 @@ def test_with_replacement_any_number_of_clients_share_the_examples(
 ):
     labels, clients = drawn
     settings = partition(scheme, clients + 50).model_copy(update={"examples_per_client": examples})
-    shards, _ = divided(settings, labels, seed)
-    if shards is None:
-        return  # of so few examples the scheme makes no shards
-    assert len(shards) == clients + 50
-    indices = np.concatenate(shards)
+    assignment, _ = divided(settings, labels, seed)
+    if assignment is None:
+        return  # the scheme cannot divide these few examples
+    assert len(assignment) == clients + 50
+    indices = np.concatenate(assignment)
     assert len(indices) == (clients + 50) * examples
     assert indices.min() >= 0
     assert indices.max() < len(labels)
-    assert all((np.diff(shard) >= 0).all() for shard in shards)
+    assert all((np.diff(part) >= 0).all() for part in assignment)
 
 
-def test_with_replacement_every_example_is_as_likely_as_the_other():
-    """100,000 draws from 50 examples: each is expected 2,000 times, standard deviation 44."""
-    shards = Partition(clients=1000, examples_per_client=100).assign(np.arange(50) % 10, 3)
-    assert {len(shard) for shard in shards} == {100}
-    assert abs(np.bincount(np.concatenate(shards), minlength=50) - 2000).max() < 5 * 44
+def test_with_replacement_every_example_is_equally_likely():
+    """In 100,000 draws each of 50 examples is expected 2,000 times, with a standard deviation of 44."""
+    assignment = Partition(clients=1000, examples_per_client=100).assign(np.arange(50) % 10, 3)
+    assert {len(indices) for indices in assignment} == {100}
+    assert abs(np.bincount(np.concatenate(assignment), minlength=50) - 2000).max() < 5 * 44
 
 
 def test_more_clients_than_examples_are_refused_without_replacement():
-    with pytest.raises(UserError, match=r"^params\.yaml: partition\.clients: 11 exceeds the 10 training examples; "):
+    with pytest.raises(UserError, match=r"^partition\.clients: 11 exceeds the 10 training examples; "):
         Partition(clients=11).assign(np.arange(10), 0)

@@ -1,4 +1,4 @@
-"""Partitions beside those of flwr-datasets, where that is installed (`make bench`): the same sizes, the same skew."""
+"""Partitions have the same sizes and the same skew as those of flwr-datasets, if it is installed (`make bench`)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,26 +6,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpipe.partition import Partition
-from fedpipe.partition.skew import skew
-from fedpipe.shards import label_counts
+from fedpipe.data.partition import Partition
+from fedpipe.data.partition.skew import skew
+from fedpipe.data.store import label_counts
 
-datasets = pytest.importorskip("datasets", reason="flwr-datasets is of the extra `bench`")
-partitioners = pytest.importorskip("flwr_datasets.partitioner", reason="flwr-datasets is of the extra `bench`")
+datasets = pytest.importorskip("datasets", reason="flwr-datasets belongs to the extra `bench`")
+partitioners = pytest.importorskip("flwr_datasets.partitioner", reason="flwr-datasets belongs to the extra `bench`")
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the peer's own
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # flwr-datasets warns
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 600))
 CLIENTS, SEEDS = 20, 25
 
 
 def ours(seed: int, scheme: str, **blocks: dict[str, Any]) -> np.ndarray:
-    """(clients, classes) counts."""
+    """Return the label counts (clients, classes) of one of our partitions."""
     settings = Partition.model_validate({"clients": CLIENTS, "scheme": scheme, **blocks})
     return label_counts(settings.assign(LABELS, seed), LABELS, 10)
 
 
 def theirs(partitioner: Any) -> np.ndarray:
-    """(clients, classes) counts."""
+    """Return the label counts (clients, classes) of one of flwr-datasets' partitions."""
     partitioner.dataset = datasets.Dataset.from_dict({"label": LABELS.tolist()})
     return np.stack(
         [np.bincount(partitioner.load_partition(client)["label"], minlength=10) for client in range(CLIENTS)]
@@ -33,7 +33,7 @@ def theirs(partitioner: Any) -> np.ndarray:
 
 
 def assert_alike(one: Callable[[int], np.ndarray], other: Callable[[int], np.ndarray]) -> None:
-    """Each figure of skew has the same mean over seeds, to five standard errors of the difference."""
+    """Assert that each figure of skew has the same mean over seeds, to five standard errors of the difference."""
     for figure in ("label_entropy", "jensen_shannon", "gini"):
         a, b = (np.array([skew(counts(seed))[figure] for seed in range(SEEDS)]) for counts in (one, other))
         error = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / SEEDS)
@@ -43,7 +43,7 @@ def assert_alike(one: Callable[[int], np.ndarray], other: Callable[[int], np.nda
 def test_iid():
     counts = [ours(1, "iid"), theirs(partitioners.IidPartitioner(CLIENTS))]
     assert [set(c.sum(axis=1)) for c in counts] == [{300}, {300}]
-    # Theirs takes every 20th example in the order that it finds: random here, as LABELS is.
+    # Theirs takes every 20th example in the given order, which is random because LABELS is.
     assert skew(counts[0])["jensen_shannon"] == pytest.approx(skew(counts[1])["jensen_shannon"], rel=0.3)
 
 
@@ -74,7 +74,7 @@ def test_shards(per_client: int):
 
 @pytest.mark.parametrize("per_client", [2, 5])
 def test_classes(per_client: int):
-    """Both give each client as many classes; ours also each class as many clients, so sizes differ less."""
+    """Both give every client as many classes. Ours also gives every class as many clients, so sizes differ less."""
 
     def flower(seed: int) -> np.ndarray:
         return theirs(

@@ -92,8 +92,8 @@ def test_the_tables_have_the_columns_that_are_documented(project: Path):
         return list(pd.read_csv(project / "reports" / table))
 
     assert columns("federated/rounds.csv") == [
-        "dataset", "round", "cohort", "dropped", "void", "examples", "train_loss", "test_loss", "test_accuracy",
-        "bytes_down", "bytes_up", "examples_processed",
+        "dataset", "round", "cohort", "dropped", "lost", "refused", "skipped", "examples", "train_loss", "test_loss",
+        "test_accuracy", "bytes_down", "bytes_up", "examples_processed",
     ]  # fmt: skip
     assert columns("federated/clients.csv") == [
         "dataset", "round", "client", "examples", "epochs", "train_loss", "loss", "accuracy", "held_out",
@@ -158,10 +158,10 @@ def test_an_experiment_takes_any_partition_and_any_strategy(project: Path):
     assert figures["gini"] > 0.2
     rounds = pd.read_csv(project / "reports/federated/rounds.csv")
     metrics = json.loads((project / "reports/federated/metrics.json").read_text())["federated"]
-    assert metrics["void_rounds"] == rounds["void"].sum() > 0
+    assert metrics["skipped_rounds"] == rounds["skipped"].sum() > 0
     assert "clients returned an update, federated.min_updates is 4; the model stays as it is" in output
     clients = pd.read_csv(project / "reports/federated/clients.csv")
-    assert set(clients["round"]) == set(rounds.loc[rounds["void"] == 0, "round"])
+    assert set(clients["round"]) == set(rounds.loc[rounds["skipped"] == 0, "round"])
     assert list((project / "models").glob(".*/")) == []
     run("git checkout . && dvc checkout", project)
     assert run("git status --porcelain", project) == ""

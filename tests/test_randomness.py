@@ -1,10 +1,10 @@
-"""Randomness is addressed, not consumed."""
+"""Randomness is addressed, not consumed: equal addresses give equal draws, different ones different draws."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpipe.randomness import generator
+from fedpipe.system.randomness import generator
 
 addresses = st.tuples(
     st.integers(0, 2**40),
@@ -30,6 +30,6 @@ def test_different_addresses_give_different_draws(one: tuple[int, str, int, int]
 
 
 def test_the_streams_are_those_of_released_versions():
-    """A change here would silently change everybody's results."""
+    """A change of the streams would silently change everybody's results."""
     assert generator(42, "cohort", round=1).integers(1000, size=3).tolist() == [947, 341, 980]
     assert isinstance(generator(42, "cohort").bit_generator, np.random.PCG64)

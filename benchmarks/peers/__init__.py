@@ -1,1 +1,1 @@
-"""Other systems set to the same works: each runner here uses its own system and torch, and nothing of this project."""
+"""Other systems set to the same workloads: each runner uses its own system and torch, and nothing of this project."""

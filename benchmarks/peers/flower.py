@@ -1,5 +1,7 @@
-"""The same works by Flower's simulation engine: a ClientApp and a ServerApp with FedAvg, on Ray with a CPU a client.
-Adds to them only a count of what was trained and the time at which each round ended."""
+"""The same workloads by Flower's simulation engine: a ClientApp and a ServerApp with FedAvg, a CPU of Ray a client.
+
+It adds only a count of what was trained and the time at which each round ended.
+"""
 
 import functools
 import logging
@@ -20,7 +22,7 @@ from flwr.simulation import run_simulation
 
 from benchmarks.peers.common import Tally, accuracy, arguments, load, report, train_one_epoch
 from benchmarks.peers.models import build
-from benchmarks.works import WORKS
+from benchmarks.workloads import WORKLOADS
 
 client_app = ClientApp()
 worker_model = functools.cache(build)  # one for each worker process: a client's weights replace it anyway
@@ -31,17 +33,17 @@ def train(message: Message, context: Context) -> Message:
     """Train the client of this node; runs in a worker of Ray."""
     torch.set_num_threads(1)
     config = message.content["config"]
-    work = WORKS[config["work"]]
-    clients, _ = load(Path(config["data"]), work)
-    model = worker_model(work.model)
+    workload = WORKLOADS[config["workload"]]
+    clients, _ = load(Path(config["data"]), workload)
+    model = worker_model(workload.model)
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    examples, steps = train_one_epoch(model, *clients[context.node_config["partition-id"]], work)
+    examples, steps = train_one_epoch(model, *clients[context.node_config["partition-id"]], workload)
     metrics = MetricRecord({"num-examples": examples, "steps": steps})
     return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
 
 
 class TimedFedAvg(FedAvg):
-    """FedAvg, weighted by examples as it is by default, that counts the replies and notes the end of each round."""
+    """Run FedAvg, weighted by examples as it is by default; count the replies and note the end of each round."""
 
     def __init__(self, tally: Tally, cohort: int, clients: int) -> None:
         super().__init__(
@@ -66,31 +68,31 @@ class TimedFedAvg(FedAvg):
 
 
 def main() -> None:
-    work, data, rounds, _ = arguments(__doc__)
+    workload, data, rounds, _ = arguments(__doc__)
     logging.getLogger("flwr").setLevel(logging.ERROR)
     torch.manual_seed(0)
     tally = Tally()
-    model = build(work.model)
+    model = build(workload.model)
     server_app = ServerApp()
 
     @server_app.main()
     def serve(grid: Grid, context: Context) -> None:
-        result = TimedFedAvg(tally, work.cohort, work.clients).start(
+        result = TimedFedAvg(tally, workload.cohort, workload.clients).start(
             grid,
             initial_arrays=ArrayRecord(model.state_dict()),
             num_rounds=rounds,
-            train_config=ConfigRecord({"work": work.name, "data": str(data)}),
+            train_config=ConfigRecord({"workload": workload.name, "data": str(data)}),
         )
         model.load_state_dict(result.arrays.to_torch_state_dict())
 
     run_simulation(
         server_app=server_app,
         client_app=client_app,
-        num_supernodes=work.clients,
+        num_supernodes=workload.clients,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
-    _, test = load(data, work)
-    report("flower", work, 1, tally, accuracy(model, *test))
+    _, test = load(data, workload)
+    report("flower", workload, 1, tally, accuracy(model, *test))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""The models of the works, written as any user of torch would write them.
-Knows nothing of training, data or engines."""
+"""The models of the workloads, written as any user of torch would write them.
+
+This module knows nothing of training, data or engines.
+"""
 
 from torch import nn
 
 
 def reference_cnn() -> nn.Module:
-    """28,938 parameters: (n, 1, 28, 28) -> (n, 10)."""
+    """Return the reference's CNN, 28,938 parameters: (n, 1, 28, 28) -> (n, 10)."""
     return nn.Sequential(
         nn.Conv2d(1, 16, kernel_size=5, padding=2),
         nn.ReLU(),
@@ -19,7 +21,7 @@ def reference_cnn() -> nn.Module:
 
 
 def two_layer_network() -> nn.Module:
-    """The 2NN of arXiv:1602.05629, 199,210 parameters: (n, 1, 28, 28) -> (n, 10)."""
+    """Return the 2NN of arXiv:1602.05629, 199,210 parameters: (n, 1, 28, 28) -> (n, 10)."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(28 * 28, 200),
@@ -31,7 +33,7 @@ def two_layer_network() -> nn.Module:
 
 
 def paper_cnn() -> nn.Module:
-    """The CNN of arXiv:1602.05629, 1,663,370 parameters: (n, 1, 28, 28) -> (n, 10)."""
+    """Return the CNN of arXiv:1602.05629, 1,663,370 parameters: (n, 1, 28, 28) -> (n, 10)."""
     return nn.Sequential(
         nn.Conv2d(1, 32, kernel_size=5, padding=2),
         nn.ReLU(),
@@ -50,4 +52,5 @@ MODELS = {"reference-cnn": reference_cnn, "2nn": two_layer_network, "paper-cnn":
 
 
 def build(name: str) -> nn.Module:
+    """Return a new model by its name."""
     return MODELS[name]()

@@ -1,5 +1,7 @@
-"""The same works by pfl-research: its SimulatedBackend, FederatedAveraging and PyTorchModel, its data sets.
-Adds to them only a count of what was trained and the time at which each round ended."""
+"""The same workloads by pfl-research: its SimulatedBackend, FederatedAveraging and PyTorchModel, its data sets.
+
+It adds only a count of what was trained and the time at which each round ended.
+"""
 
 import os
 
@@ -26,7 +28,7 @@ from benchmarks.peers.models import build
 
 
 class Trainee(nn.Module):
-    """A network with the two methods that pfl asks for."""
+    """Give a network the two methods that pfl asks for."""
 
     def __init__(self, network: nn.Module, tally: Tally) -> None:
         super().__init__()
@@ -42,7 +44,7 @@ class Trainee(nn.Module):
 
 
 class RoundClock(TrainingProcessCallback):
-    """Notes the end of each round; a round includes the update of the global model."""
+    """Note the end of each round; a round includes the update of the global model."""
 
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
@@ -55,34 +57,34 @@ class RoundClock(TrainingProcessCallback):
 
 
 def main() -> None:
-    work, data, rounds, threads = arguments(__doc__)
+    workload, data, rounds, threads = arguments(__doc__)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     np.random.seed(0)
-    clients, test = load(data, work)
+    clients, test = load(data, workload)
     # Kept from round to round, since pfl caches a user's batches in its data set.
     users = [PyTorchTensorDataset(tensors, user_id=str(user)) for user, tensors in enumerate(clients)]
-    sampler = get_user_sampler("minimize_reuse", list(range(work.clients)))
+    sampler = get_user_sampler("minimize_reuse", list(range(workload.clients)))
     dataset = FederatedDataset(users.__getitem__, sampler)
     tally = Tally()
-    trainee = Trainee(build(work.model), tally)
+    trainee = Trainee(build(workload.model), tally)
     # The mean change of the clients is taken for a gradient: a step of length 1 along it is the weighted mean.
     model = PyTorchModel(trainee, torch.optim.SGD, torch.optim.SGD(trainee.parameters(), lr=1.0))
     FederatedAveraging().run(
         NNAlgorithmParams(
             central_num_iterations=rounds,
             evaluation_frequency=rounds + 1,
-            train_cohort_size=work.cohort,
+            train_cohort_size=workload.cohort,
             val_cohort_size=0,
         ),
         SimulatedBackend(training_data=dataset, val_data=dataset, postprocessors=[WeightByDatapoints()]),
         model,
-        NNTrainHyperParams(local_num_epochs=1, local_learning_rate=work.lr, local_batch_size=work.batch_size),
-        NNEvalHyperParams(local_batch_size=work.batch_size),
+        NNTrainHyperParams(local_num_epochs=1, local_learning_rate=workload.lr, local_batch_size=workload.batch_size),
+        NNEvalHyperParams(local_batch_size=workload.batch_size),
         callbacks=[RoundClock(tally)],
         send_metrics_to_platform=False,
     )
-    report("pfl_research", work, threads, tally, accuracy(trainee.network, *test))
+    report("pfl_research", workload, threads, tally, accuracy(trainee.network, *test))
 
 
 if __name__ == "__main__":

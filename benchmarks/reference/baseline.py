@@ -1,5 +1,7 @@
 """Train one model on all of MNIST without federation, as the reference's baseline does.
-A typical program for torch: torchvision's data set with a transform for each image, a DataLoader, Adam."""
+
+It is a typical program for torch: torchvision's data set with a transform for each image, a DataLoader, Adam.
+"""
 
 import argparse
 import time

@@ -1,5 +1,7 @@
 """Train by federated averaging, as the reference's federated program does, but with a correct average.
-The same typical program as the baseline, with clients: each round a few of them train a copy of the global model."""
+
+It is the baseline's typical program with clients: each round a few of them train a copy of the global model.
+"""
 
 import argparse
 import copy

@@ -1,58 +1,71 @@
-"""Where clients run. Which engine, and how many workers, never changes a result."""
+"""Where clients run. Neither the engine nor the number of workers changes a result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from fedpipe.arithmetic import Arithmetic
-from fedpipe.engines.base import Engine, Map, Work
+from fedpipe.engines.base import Engine, RunTasks
 from fedpipe.engines.processes import AVAILABLE, Processes
 from fedpipe.engines.ray import RayEngine
 from fedpipe.engines.threads import Threads
-from fedpipe.errors import UserError
-from fedpipe.machine import one_thread_here
+from fedpipe.system.errors import ParameterError
+from fedpipe.system.machine import one_thread_here
+from fedpipe.training.arithmetic import Arithmetic
 
-__all__ = ["Compute", "Engine", "Map", "Work"]
+__all__ = ["Compute", "Engine", "RunTasks"]
 
 
-def _auto_or_count(value: Any) -> Any:
+def _auto_or_count(value: object) -> object:
     if value == "auto" or (type(value) is int and value >= 1):
         return value
     raise ValueError("must be auto or a whole number of at least 1")
 
 
 class Compute(Arithmetic):
-    """The machine's part."""
+    """Say how an experiment is computed."""
 
     model_config = ConfigDict(extra="forbid")
 
-    engine: Literal["auto", "threads", "processes", "ray"] = "auto"
-    workers: Annotated[Any, AfterValidator(_auto_or_count)] = "auto"
-    ray_address: str | None = None
+    engine: Literal["auto", "threads", "processes", "ray"] = Field(
+        default="auto",
+        description="Where clients run: in threads of one process; in forked processes, which are faster where batches "
+        'are small (Linux); on a Ray cluster (pip install -e ".[ray]"). auto takes processes on Linux if the device '
+        "is the CPU, else threads. No stage reruns for another engine, other workers or another address.",
+    )
+    workers: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)] = Field(
+        default="auto",
+        description="Clients that train at the same time, with a torch thread each: a number, or auto for one for each "
+        "core.",
+    )
+    ray_address: str | None = Field(
+        default=None,
+        description="The Ray cluster to join, as HOST:PORT of its head, or auto for the one that this machine "
+        "is part of; null starts one on this machine.",
+    )
 
     @contextmanager
-    def start(self, work: Work) -> Iterator[Map]:
-        """The engine's map of this work, while the context lasts.
+    def start(self) -> Iterator[RunTasks]:
+        """Start the engine's workers, and yield what runs tasks on them while the context lasts.
 
-        With engine: auto, processes where they can share memory (on Linux, training on the CPU), else threads. With
-        workers: auto, one for each core this process may use, or each of the cluster's.
+        With engine auto, workers are processes where they can share memory (on Linux, training on the CPU), else
+        threads. With workers auto, there is one for each core that this process may use, or for each of the cluster's.
 
         Raises:
-            UserError: the engine does not work here.
+            ParameterError: the engine does not work here.
         """
         device = self.torch_device().type
         engine = self.engine
         if engine == "auto":
             engine = "processes" if AVAILABLE and device == "cpu" else "threads"
         if engine == "processes" and device != "cpu":
-            raise UserError(f"params.yaml: compute.engine: processes train on the CPU; with {device} use threads")
+            raise ParameterError("compute.engine", f"processes train on the CPU; with {device} use threads")
         engines: dict[str, Callable[[], Engine]] = {
             "threads": Threads,
             "processes": Processes,
             "ray": lambda: RayEngine(address=self.ray_address),
         }
         workers = None if self.workers == "auto" else self.workers
-        with one_thread_here(), engines[engine]().start(work, workers) as map:
-            yield map
+        with one_thread_here(), engines[engine]().start(workers) as run_tasks:
+            yield run_tasks

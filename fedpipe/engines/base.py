@@ -1,47 +1,82 @@
 """What every engine is."""
 
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
-from fedpipe.params import Section
+from fedpipe.config.section import Section
 
-Work = Callable[[Any, Any], Any]
-"""work(shared, task). Goes to each worker once, so it holds settings and paths, not data."""
+Shared = TypeVar("Shared")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Pending = TypeVar("Pending")
 
-Map = Callable[[Any, Iterable[Any]], Iterator[Any]]
-"""map(shared, tasks): work(shared, task) for each task, in the order of the tasks, whichever ends first.
+LAST_CHUNKS = 12  # chunks for each worker if all were of the smallest size
 
-`shared` (the round's parameters) goes to each worker once a call, not once a task. Results are taken as they come into
-order, and only a few tasks ahead are begun, so memory does not grow with their number.
-"""
+
+class RunTasks(Protocol):
+    """Run tasks on an engine's workers, several in one call of a job, and yield the calls' results as they come."""
+
+    def __call__(
+        self, job: Callable[[Shared, Sequence[Task]], Result], shared: Shared, tasks: Sequence[Task], /
+    ) -> Iterator[Result]:
+        """Yield job(shared, chunk) for chunks that together are the tasks, in the order in which they end.
+
+        Workers may be other processes, so the job, `shared`, tasks and results must be picklable. Jobs should hold
+        settings and paths, not data; `shared` goes to each worker once. Only a few chunks are begun ahead of what is
+        taken, so memory does not grow with their number. An exception of the job is raised in place of its result.
+        """
+        ...
 
 
 class Engine(Section):
-    """A way to run independent pieces of work at the same time. Its fields are its parameters."""
+    """A way to run independent tasks at the same time. Its fields are its parameters."""
 
     @abstractmethod
-    def start(self, work: Work, workers: int | None) -> AbstractContextManager[Map]:
-        """A map with this many workers, None for one for each core, while the context lasts.
+    def start(self, workers: int | None) -> AbstractContextManager[RunTasks]:
+        """Return a context in which tasks can be run by this many workers; None for one worker for each core.
 
-        Each piece of work runs on one torch thread, whatever the workers. An exception of a piece is raised where its
-        result is taken; leaving the context drops the work not yet begun.
+        A job runs on one torch thread, whatever the workers. Leaving the context drops the tasks not yet begun.
         """
 
 
-Pending = TypeVar("Pending")
+def chunks(tasks: Sequence[Task], workers: int) -> Iterator[Sequence[Task]]:
+    """Divide tasks into ever smaller chunks, so that calls are few and all workers end at about the same time.
+
+    References:
+        Polychronopoulos & Kuck 1987, "Guided self-scheduling".
+    """
+    start, least = 0, max(1, len(tasks) // (LAST_CHUNKS * workers))
+    while start < len(tasks):
+        left = len(tasks) - start
+        stop = start + min(left, max(least, -(-left // (2 * workers))))
+        yield tasks[start:stop]
+        start = stop
 
 
-def in_order(
-    submit: Callable[[Any], Pending], result: Callable[[Pending], Any], tasks: Iterable[Any], ahead: int
-) -> Iterator[Any]:
-    """The tasks' results in their order, with at most `ahead` tasks submitted and not yet taken."""
-    pending: deque[Pending] = deque()
-    for task in tasks:
+def as_they_come(
+    submit: Callable[[Sequence[Task]], Pending],
+    wait: Callable[[list[Pending]], tuple[list[Pending], list[Pending]]],
+    result: Callable[[Pending], Result],
+    work: Iterable[Sequence[Task]],
+    ahead: int,
+) -> Iterator[Result]:
+    """Yield the results of chunks of tasks as they come, with at most `ahead` chunks submitted and not yet taken.
+
+    Args:
+        submit: begins a chunk.
+        wait: divides what was begun into what has ended, of which there must be some, and the rest.
+        result: returns the result of what has ended.
+        work: the chunks.
+        ahead: how many.
+    """
+    pending: list[Pending] = []
+    for chunk in work:
         if len(pending) == ahead:
-            yield result(pending.popleft())
-        pending.append(submit(task))
+            ended, pending = wait(pending)
+            yield from map(result, ended)
+        pending.append(submit(chunk))
     while pending:
-        yield result(pending.popleft())
+        ended, pending = wait(pending)
+        yield from map(result, ended)

@@ -1,40 +1,32 @@
-"""What every model is, and the form in which its network takes images."""
+"""What every model is."""
 
 from abc import abstractmethod
-from typing import Self
+from dataclasses import dataclass
 
-import torch
-from pydantic import PrivateAttr
-from torch import Tensor, nn
+from torch import nn
 
-from fedpipe.params import Section
-
-# Of MNIST's training pixels in [0, 1]: the customary constants, fixed here so that no client's data sets them.
-MEAN, STD = 0.1307, 0.3081
+from fedpipe.config.section import Section
 
 
 class Model(Section):
-    """A network's architecture. Its fields are its parameters."""
-
-    _classes: int = PrivateAttr(10)
-
-    @property
-    def classes(self) -> int:
-        """How many it tells apart: the data set's matter, not a parameter."""
-        return self._classes
-
-    def for_classes(self, classes: int) -> Self:
-        model = self.model_copy()
-        model._classes = classes
-        return model
+    """Describe a family of networks. Its fields are its parameters; the data set decides how many classes it has."""
 
     @abstractmethod
+    def build(self, classes: int) -> nn.Module:
+        """Return a new network that maps images (n, 1, 28, 28) float32 to logits (n, classes)."""
+
+    def for_classes(self, classes: int) -> "Architecture":
+        """Return the model with the data set's number of classes: all that a network is built from."""
+        return Architecture(self, classes)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Say what network is trained: a model, and the number of classes it tells apart."""
+
+    model: Model
+    classes: int
+
     def build(self) -> nn.Module:
-        """A new network that maps images as `normalised` returns them to logits (n, classes)."""
-
-
-def normalised(images: Tensor) -> Tensor:
-    """uint8 (n, 28, 28) → float32 (n, 1, 28, 28), about zero mean and unit variance, channels last."""
-    # (x/255 - mean) / std as one multiplication and one addition in place.
-    scaled = images.unsqueeze(1).float().mul_(1 / (255 * STD)).sub_(MEAN / STD)
-    return scaled.contiguous(memory_format=torch.channels_last)
+        """Return a new network, initialised by torch's global generator."""
+        return self.model.build(self.classes)

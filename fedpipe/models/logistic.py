@@ -6,7 +6,7 @@ from fedpipe.models.base import Model
 
 
 class Logistic(Model):
-    """One linear layer, 784→10: a convex problem, on which algorithms can be compared with their theory."""
+    """Logistic regression, one linear layer 784→10: a convex problem, on which theory can be checked."""
 
-    def build(self) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(784, self.classes))
+    def build(self, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))

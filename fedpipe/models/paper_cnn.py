@@ -7,13 +7,13 @@ from fedpipe.models.base import Model
 
 
 class PaperCNN(Model):
-    """Two 5x5 convolutions of 32 and 64 channels, each 2x2 max-pooled, then 3136→512→10 with ReLU.
+    """Two 5x5 convolutions of 32 and 64 channels, each followed by 2x2 max-pooling, then 3136→512→10 with ReLU.
 
     McMahan et al. 2017, arXiv:1602.05629, section 3.
     """
 
-    def build(self) -> nn.Module:
-        return _Network(self.classes)
+    def build(self, classes: int) -> nn.Module:
+        return _Network(classes)
 
 
 class _Network(nn.Module):
@@ -25,7 +25,7 @@ class _Network(nn.Module):
         self.output = nn.Linear(512, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Maximum and ReLU commute; pooling first leaves ReLU a quarter of the work.
+        # Maximum and ReLU commute; pooling first leaves ReLU only a quarter of the work.
         hidden = F.relu(F.max_pool2d(self.conv1(images), 2))  # (n, 32, 14, 14)
         hidden = F.relu(F.max_pool2d(self.conv2(hidden), 2))  # (n, 64, 7, 7)
         return self.output(F.relu(self.hidden(hidden.flatten(1))))

@@ -9,8 +9,8 @@ from fedpipe.models.base import Model
 class ReferenceCNN(Model):
     """conv 5x5 1→16, ReLU, max-pool, conv 5x5 16→32, ReLU, max-pool, linear 1568→10."""
 
-    def build(self) -> nn.Module:
-        return _Network(self.classes)
+    def build(self, classes: int) -> nn.Module:
+        return _Network(classes)
 
 
 class _Network(nn.Module):
@@ -21,7 +21,7 @@ class _Network(nn.Module):
         self.linear = nn.Linear(32 * 7 * 7, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Maximum and ReLU commute; pooling first leaves ReLU a quarter of the work.
+        # Maximum and ReLU commute; pooling first leaves ReLU only a quarter of the work.
         hidden = F.relu(F.max_pool2d(self.conv1(images), 2))  # (n, 16, 14, 14)
         hidden = F.relu(F.max_pool2d(self.conv2(hidden), 2))  # (n, 32, 7, 7)
         return self.linear(hidden.flatten(1))

@@ -14,12 +14,12 @@ relu_backward = torch.ops.aten.threshold_backward
 class TwoNN(Model):
     """784→200→200→10, ReLU after both hidden layers. McMahan et al. 2017, arXiv:1602.05629, section 3."""
 
-    def build(self) -> nn.Module:
-        return _Network(self.classes)
+    def build(self, classes: int) -> nn.Module:
+        return _Network(classes)
 
 
 class _Network(nn.Module):
-    """With its backpropagation written out: at 10 examples a batch autograd's bookkeeping is a third of a step."""
+    """Write backpropagation out: with 10 examples in a batch, autograd's bookkeeping would be a third of a step."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class _Network(nn.Module):
         return self.output(F.relu(self.hidden2(hidden)))
 
     def loss_and_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Mean cross-entropy, and its gradients in the order of `parameters()`."""
+        """Return the mean cross-entropy and its gradients in the order of `parameters()`."""
         loss, layers = self._backpropagate(images, labels)
         return loss, [gradient for _, h, d in layers for gradient in (d.t().mm(h), d.sum(0))]
 
     def sgd_step(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
-        """w ← w - lr ∂loss/∂w; returns the loss. Adds each product to the weights as it is computed."""
+        """Take the step w ← w - lr ∂loss/∂w, adding each product to the weights as it is computed; return the loss."""
         loss, layers = self._backpropagate(images, labels)
         for layer, h, d in layers:
             layer.weight.addmm_(d.t(), h, alpha=-lr)
@@ -45,7 +45,7 @@ class _Network(nn.Module):
         return loss
 
     def _backpropagate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, list[tuple[nn.Linear, Tensor, Tensor]]]:
-        """The loss, and each layer with its input h (n, in) and d = ∂loss/∂(its output) (n, out)."""
+        """Return the loss, and each layer with its input h (n, in) and d = ∂loss/∂(its output) (n, out)."""
         one, two, three = self.hidden1, self.hidden2, self.output
         x = images.flatten(1)
         h1 = torch.addmm(one.bias, x, one.weight.t()).relu_()

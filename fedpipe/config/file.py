@@ -1,0 +1,122 @@
+"""Read params.yaml into sections. A mistake is one line: the file, the dotted path, the value, what would work."""
+
+import difflib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML, YAMLError
+
+from fedpipe.config.section import Section
+from fedpipe.system import console
+from fedpipe.system.errors import ParameterError, UserError
+
+PARAMS = Path("params.yaml")
+
+S = TypeVar("S", bound=Section)
+
+
+def read(section: type[S], *, at: str = "", only_its_fields: bool = False, path: str | Path = PARAMS) -> S:
+    """Read a section from the file.
+
+    Args:
+        section: its class.
+        at: the dotted path of the section in the file; "" for the whole file.
+        only_its_fields: ignore keys of the file that are no fields of the section.
+        path: the file.
+
+    Raises:
+        UserError: the file cannot be read, or a line for each mistake in it.
+    """
+    value = _load(Path(path))
+    for key in at.split(".") if at else []:
+        if not isinstance(value, dict) or key not in value:
+            raise UserError(f"{path}: {at}: missing")
+        value = value[key]
+    if only_its_fields and isinstance(value, dict):
+        value = {key: value[key] for key in section.model_fields if key in value}
+    try:
+        # Through JSON, so that strict types still accept a mapping for a nested section.
+        return section.model_validate_json(json.dumps(value, default=str))
+    except ValidationError as error:
+        lines = (_explain(details, section, at) for details in error.errors())
+        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+@contextmanager
+def parameters_from(path: str | Path = PARAMS) -> Iterator[None]:
+    """Put the file's name in front of every ParameterError raised inside: only who reads the file knows its name."""
+    try:
+        yield
+    except ParameterError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def run_stage(main: Callable[[], None]) -> NoReturn:
+    """Run a stage that reads params.yaml, and exit; see `fedpipe.system.console.run`."""
+    console.run(parameters_from(PARAMS)(main))
+
+
+def _load(path: Path) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; run from the folder that holds it") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+
+
+def _explain(details: ErrorDetails, section: type[Section], at: str) -> str:
+    """Turn one of pydantic's errors into one line: dotted path, value, what would work."""
+    names = [str(name) for name in details["loc"]]
+    path = ".".join([at, *names] if at else names) or "the file"
+    value, context = details["input"], details.get("ctx", {})
+    shown = json.dumps(value, default=str)
+    match details["type"]:
+        case "extra_forbidden":
+            known = _keys(section, names[:-1])
+            near = difflib.get_close_matches(names[-1], known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            return f"{path}: unknown key; {hint}known: {', '.join(known)}"
+        case "missing":
+            return f"{path}: missing"
+        case "literal_error":
+            return f"{path}: {shown} is not one of {context['expected'].replace(' or ', ', ')}"
+        case "int_type" | "int_parsing" | "int_from_float":
+            return f"{path}: {shown} is not a whole number"
+        case "float_type" | "float_parsing":
+            return f"{path}: {shown} is not a number"
+        case "finite_number":
+            return f"{path}: {shown} is not a finite number"
+        case "bool_type" | "bool_parsing":
+            return f"{path}: {shown} is not true or false"
+        case "string_type":
+            return f"{path}: {shown} is not text"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{path}: {shown} is not a block of keys; known: {', '.join(_keys(section, names))}"
+        case "greater_than":
+            return f"{path}: {shown} must be greater than {context['gt']:g}"
+        case "greater_than_equal":
+            return f"{path}: {shown} must be at least {context['ge']:g}"
+        case "less_than":
+            return f"{path}: {shown} must be less than {context['lt']:g}"
+        case "less_than_equal":
+            return f"{path}: {shown} must be at most {context['le']:g}"
+        case "value_error" if isinstance(value, dict):  # of keys that contradict each other
+            return f"{path}.{details['msg'].removeprefix('Value error, ')}"
+        case _:
+            return f"{path}: {shown}: {details['msg'].removeprefix('Value error, ')}"
+
+
+def _keys(section: type[Section], names: list[str]) -> list[str]:
+    """Return the keys that the block at `names` may hold."""
+    kind: Any = section
+    for name in names:
+        kind = kind.model_fields[name].annotation
+    return list(kind.model_fields)

@@ -1,0 +1,87 @@
+"""A Section is a block of parameters as an object: its fields are the parameters, its methods do the work.
+
+Knows pydantic; knows neither files nor federated learning.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, create_model
+
+
+class Section(BaseModel):
+    """Hold a block of parameters: frozen, without unknown keys or silent conversions.
+
+    Every field carries a description; params.yaml's comments are those descriptions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    choices: ClassVar[Mapping[str, Mapping[str, type["Section"]]]] = {}
+
+    def chosen(self, key: str, kind: type["S"]) -> "S":
+        """Return the section that the value of `key` names, with the parameters of its own block.
+
+        Args:
+            key: a field that `choice` tied to a table.
+            kind: the class that every entry of that table has in common.
+        """
+        return self.entry(getattr(self, key), self.choices[key], kind)
+
+    def entry(self, name: str, table: Mapping[str, type["Section"]], kind: type["S"]) -> "S":
+        """Return the section of this name in a table given to `with_blocks`, with the parameters of its block."""
+        entry = getattr(self, name) if table[name].model_fields else table[name]()
+        assert isinstance(entry, kind)
+        return entry
+
+
+S = TypeVar("S", bound=Section)
+
+Seed = Annotated[
+    NonNegativeInt,
+    Field(
+        description="Every random draw follows from it: the partition, the initial model, the cohorts, the order of "
+        "examples."
+    ),
+]
+
+
+def with_blocks(*tables: Mapping[str, type[Section]]) -> Callable[[type[S]], type[S]]:
+    """Give a section a block for every entry of the tables that has parameters, under the entry's name."""
+
+    def extend(section: type[S]) -> type[S]:
+        blocks: dict[str, Any] = {
+            name: (kind, Field(default=kind(), description=summary(kind)))
+            for table in tables
+            for name, kind in table.items()
+            if kind.model_fields
+        }
+        extended = create_model(section.__name__, __base__=section, __module__=section.__module__, **blocks)
+        extended.__doc__ = section.__doc__
+        return extended
+
+    return extend
+
+
+def choice(key: str, table: Mapping[str, type[Section]]) -> Callable[[type[S]], type[S]]:
+    """Let a section's field `key` pick one entry of a table, and give every entry with parameters a block of its name.
+
+    Adding a strategy or a model is therefore one class and one name in its folder's table.
+    """
+
+    def extend(section: type[S]) -> type[S]:
+        old = section.model_fields[key]
+        names: Any = Literal[tuple(table)]  # pyright: ignore[reportInvalidTypeForm]
+        field: dict[str, Any] = {key: (names, Field(default=old.default, description=old.description))}
+        picking = create_model(section.__name__, __base__=section, __module__=section.__module__, **field)
+        picking.__doc__ = section.__doc__
+        extended = with_blocks(table)(picking)
+        extended.choices = {**section.choices, key: table}
+        return extended
+
+    return extend
+
+
+def summary(kind: type[Section]) -> str:
+    """Return the first paragraph of a section's docstring, on one line."""
+    return " ".join((kind.__doc__ or "").strip().split("\n\n")[0].split())

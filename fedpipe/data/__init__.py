@@ -1,0 +1,1 @@
+"""Data sets, their partition among clients, and the clients' examples on disk."""

@@ -1,0 +1,60 @@
+"""Feature skew: images that look different from client to client. Labels stay as they are."""
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor
+
+from fedpipe.config.section import Section
+
+
+class Feature(Section):
+    """Rotate each client's images, add noise and change their contrast, by amounts that differ between clients.
+
+    References:
+        Compare Li et al. 2022, arXiv:2102.02079, section 3.2, and Hsieh et al. 2020, arXiv:1910.00189.
+    """
+
+    rotation: float = Field(
+        default=30.0,
+        ge=0,
+        le=180,
+        description=(
+            "A client's images are all rotated by the same angle, drawn uniformly from -rotation to rotation degrees."
+        ),
+    )
+    noise: NonNegativeFloat = Field(
+        default=0.1,
+        description=(
+            "Gaussian noise is added to a client's images. Its standard deviation is drawn uniformly from 0 to noise, "
+            "where black is 0 and white is 1."
+        ),
+    )
+    contrast: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description=(
+            "The contrast of a client's images is multiplied by a factor drawn uniformly from 1 - contrast to "
+            "1 + contrast."
+        ),
+    )
+
+    def apply(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return one client's images (n, 28, 28) uint8 as they appear to that client.
+
+        Args:
+            images: (n, 28, 28) uint8.
+            rng: the generator of the client's angle, noise and contrast.
+        """
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms import functional as transform  # here, because the import takes a second
+
+        angle, deviation = rng.uniform(-self.rotation, self.rotation), rng.uniform(0, self.noise)
+        factor = rng.uniform(1 - self.contrast, 1 + self.contrast)
+        changed = images.unsqueeze(1).float() / 255  # (n, 1, 28, 28)
+        changed = transform.rotate(changed, angle, InterpolationMode.BILINEAR)
+        changed = transform.adjust_contrast(changed, factor)
+        if deviation > 0:
+            changed = changed + deviation * torch.from_numpy(rng.standard_normal(changed.shape, dtype=np.float32))
+        return (changed.clamp(0, 1) * 255).round().to(torch.uint8).squeeze(1)

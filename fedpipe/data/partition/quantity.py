@@ -1,0 +1,57 @@
+"""Quantity skew: clients of unequal size. It decides how many examples each client has, not which."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from fedpipe.config.section import Section
+from fedpipe.data.partition.base import check_enough
+
+
+class Quantity(Section):
+    """Make the clients' numbers of examples unequal.
+
+    References:
+        Li et al. 2020, arXiv:1812.06127, section 5.1 (power law); Caldas et al. 2018, arXiv:1812.01097.
+    """
+
+    law: Literal["lognormal", "power-law"] = Field(
+        default="lognormal", description="The clients' sizes follow this distribution."
+    )
+    sigma: NonNegativeFloat = Field(
+        default=1.0,
+        description=(
+            "Under the lognormal law, a client's size is proportional to exp(sigma z), with z standard normal; sigma 0 "
+            "makes all sizes equal."
+        ),
+    )
+    exponent: NonNegativeFloat = Field(
+        default=1.0,
+        description=(
+            "Under the power law, the size of client k = 0, 1, ... is proportional to (k + 1) ** -exponent, so that "
+            "the first is the largest."
+        ),
+    )
+    min_examples: PositiveInt = Field(
+        default=10,
+        description="Each client is allotted this many examples first, and the law divides the rest.",
+    )
+
+    def weights(self, examples: int, clients: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw the fraction of all examples that each client should get.
+
+        Returns:
+            (clients,) float, sum 1.
+
+        Raises:
+            ParameterError: there are fewer than `min_examples` for each client.
+        """
+        check_enough("quantity.min_examples", self.min_examples, clients, examples)
+        least = self.min_examples / examples
+        if self.law == "lognormal":
+            logs = self.sigma * rng.standard_normal(clients)
+        else:
+            logs = -self.exponent * np.log(np.arange(1, clients + 1))
+        sizes = np.exp(logs - logs.max())
+        return least + (1 - clients * least) * sizes / sizes.sum()

@@ -1,0 +1,144 @@
+"""A client: from what the server sends to an update. It reads its own examples and its own state, nothing else."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fedpipe.data.store import ClientStore, open_store
+from fedpipe.federated.context import ClientContext, LocalResult, copied
+from fedpipe.federated.messages import Broadcast, ClientReport, Task, Update
+from fedpipe.federated.settings import Federated
+from fedpipe.federated.state import ClientStates
+from fedpipe.federated.strategies import Strategy
+from fedpipe.federated.transforms import Chain
+from fedpipe.models import Architecture
+from fedpipe.models.parameters import Parameters, scratch_network_with, trained_names, vector_of
+from fedpipe.system.randomness import generator
+from fedpipe.training.arithmetic import PLAIN, Arithmetic
+from fedpipe.training.evaluation import evaluate
+from fedpipe.training.loop import MeanGradient, loss_and_gradients, train
+
+STRATEGY, AT_HOME = "strategy", "stays at home"  # the parts of a client's state besides its transforms'
+
+
+@dataclass(frozen=True)
+class Client:
+    """What all clients have in common: the algorithm, and where a client's device keeps its examples and its state."""
+
+    settings: Federated
+    architecture: Architecture
+    seed: int
+    store: Path  # of examples, as `fedpipe.data.store` writes it
+    states: Path  # of client states
+    arithmetic: Arithmetic = PLAIN
+
+    def update(self, broadcast: Broadcast, task: Task) -> Update:
+        """Train as client k: ClientUpdate(k, w), local epochs of minibatch training from the server's model.
+
+        References:
+            McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
+        """
+        strategy, round, k = self._strategy, broadcast.round, task.client
+        store, device = open_store(self.store), self.arithmetic.torch_device()
+        images, labels = store.examples(k, device)
+        state = self._states.read(k, task.last_round) if self.settings.has_client_state else {}
+        parameters = {**broadcast.parameters, **state.get(AT_HOME, {})}
+
+        network = self._network(parameters)
+        accuracy_before = self._accuracy_on_held_out(store, k, network)
+        names = trained_names(network)
+        at_home = strategy.stays_at_home(network)
+        local = self.settings.local.in_round(round).model_copy(update={"epochs": task.epochs})
+        context = ClientContext(
+            round, k, task.data_fraction, strategy.local_training(local),
+            start=vector_of(network),
+            received=broadcast.extra,
+            start_loss=lambda: evaluate(self._network(parameters, "loss at the start"), images, labels).loss,
+            seed=self.seed,
+            state=copied(state, STRATEGY),
+        )  # fmt: skip
+        mean_gradient = MeanGradient() if strategy.observes_gradients else None
+        *_, train_loss = train(
+            network, images, labels, context.training, generator(self.seed, "batches", round=round, client=k),
+            self.arithmetic, strategy.correction(context), mean_gradient,
+            strategy.gradients(context) or loss_and_gradients,
+        )  # fmt: skip
+
+        result = LocalResult(
+            delta=vector_of(network).sub_(context.start),
+            steps=context.training.steps(len(labels)),
+            mean_gradient=mean_gradient and mean_gradient.flat(),
+        )
+        after = network.state_dict()
+        buffers = {name: after[name].cpu() - parameters[name] for name in after if name not in names}
+        home = {name: after[name].detach().cpu().clone() for name in at_home}
+        # In float32, whatever the precision of training.
+        trained = evaluate(network, images, labels) if self.settings.evaluate_clients else None
+        report = ClientReport(
+            round, k, len(labels), context.training.epochs, train_loss,
+            loss=trained and trained.loss,
+            accuracy=trained and trained.accuracy,
+            held_out=store.held_out_size(k),
+            holdout_accuracy_before=accuracy_before,
+            holdout_accuracy=self._accuracy_on_held_out(store, k, network),
+        )  # fmt: skip
+        update = strategy.on_client(Update(k, task.weight, report, result.delta, buffers), context, result)
+        update, context = _without(at_home, update, context, {name: parameters[name].numel() for name in names})
+        update, transform_states = self._transforms.on_client(update, context, state)
+        new = {STRATEGY: context.state, AT_HOME: home, **transform_states}
+        if self.settings.has_client_state:
+            self._states.write(k, round, new, last_round=task.last_round)
+        else:
+            assert not any(new.values()), "a strategy or transform with client state says so: has_client_state"
+        return update
+
+    @cached_property
+    def _strategy(self) -> Strategy:
+        return self.settings.algorithm
+
+    @cached_property
+    def _transforms(self) -> Chain:
+        return self.settings.chain
+
+    @cached_property
+    def _states(self) -> ClientStates:
+        return ClientStates(self.states)
+
+    def _network(self, parameters: Parameters, purpose: str = "training") -> nn.Module:
+        return scratch_network_with(self.architecture, parameters, self.arithmetic.torch_device(), purpose=purpose)
+
+    def _accuracy_on_held_out(self, store: ClientStore, client: int, network: nn.Module) -> float | None:
+        """Return the network's accuracy on the examples that the client tests on; None where there are none."""
+        if not (self.settings.evaluate_clients and store.held_out_size(client)):
+            return None
+        images, labels = store.held_out(client)
+        device = self.arithmetic.torch_device()
+        return evaluate(network, images.to(device), labels.to(device)).accuracy
+
+
+def _without(
+    at_home: Collection[str], update: Update, context: ClientContext, lengths: Mapping[str, int]
+) -> tuple[Update, ClientContext]:
+    """Return the update, and the context for what happens to it, without what stays at home.
+
+    Args:
+        at_home: names of parameters and buffers.
+        update: of all parameters and buffers.
+        context: likewise.
+        lengths: of the parameters, in the order in which vectors hold them.
+    """
+    if not at_home:
+        return update, context
+
+    def away(vector: Tensor) -> Tensor:
+        pieces = zip(lengths, vector.split([*lengths.values()]), strict=True)
+        return torch.cat([piece for name, piece in pieces if name not in at_home])
+
+    buffers = {name: tensor for name, tensor in update.buffers.items() if name not in at_home}
+    sums = {name: away(vector) for name, vector in update.sums.items()}
+    update = replace(update, delta=away(update.delta), buffers=buffers, sums=sums)
+    return update, replace(context, start=away(context.start))

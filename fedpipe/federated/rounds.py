@@ -1,0 +1,185 @@
+"""The loop of federated rounds: draw a cohort, train its clients, add up their updates, step, evaluate."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from fedpipe.engines import RunTasks
+from fedpipe.federated.aggregation import Aggregator
+from fedpipe.federated.client import Client
+from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refusal, Task
+from fedpipe.federated.sampling import Cohort
+from fedpipe.federated.state import ServerState
+from fedpipe.federated.worker import TrainAndSum
+from fedpipe.models.parameters import Parameters, skeleton, trained_names
+from fedpipe.system.errors import ParameterError
+from fedpipe.training.evaluation import Evaluation
+
+CLIENT_COLUMNS = [column.name for column in fields(ClientReport)]  # of clients.csv
+
+OnClients = Callable[[tuple[ClientReport, ...]], None]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round did."""
+
+    number: int  # 1, 2, ...
+    cohort: Cohort
+    clients: tuple[ClientReport, ...]  # of those whose updates counted, ascending; none in a skipped round
+    lost: tuple[int, ...]  # the clients that were to return an update of which nothing arrived
+    refusals: tuple[Refusal, ...]  # the updates that arrived and were not taken
+    test: Evaluation | None  # of the new model; None in a round that is not evaluated
+    bytes_down: int  # of the messages to all clients of the cohort
+    bytes_up: int  # of the updates that arrived
+
+    @property
+    def skipped(self) -> bool:
+        """Whether too few updates counted, so that the model is what it was."""
+        return not self.clients
+
+    @property
+    def returned(self) -> int:
+        """How many updates arrived and were taken, even if they were too few."""
+        return len(self.cohort.members) - len(self.lost) - len(self.refusals)
+
+    @property
+    def examples(self) -> int:
+        """The examples of the clients that counted, Σ_k n_k."""
+        return sum(client.examples for client in self.clients)
+
+    @property
+    def examples_processed(self) -> int:
+        """Likewise, each as often as it was trained on."""
+        return sum(client.examples * client.epochs for client in self.clients)
+
+    def row(self) -> dict[str, Any]:
+        """Return the round's row of rounds.csv."""
+        losses = [client.examples * client.train_loss for client in self.clients]
+        return {
+            "round": self.number,
+            "cohort": _numbers(self.cohort.drawn),
+            "dropped": _numbers(self.cohort.dropped),
+            "lost": _numbers(self.lost),
+            "refused": _numbers(refusal.client for refusal in self.refusals),
+            "skipped": int(self.skipped),
+            "examples": self.examples,
+            "train_loss": None if self.skipped else sum(losses) / self.examples,
+            "test_loss": self.test and self.test.loss,
+            "test_accuracy": self.test and self.test.accuracy,
+            "bytes_down": self.bytes_down,
+            "bytes_up": self.bytes_up,
+        }
+
+
+def run_rounds(
+    state: ServerState,
+    client: Client,
+    sizes: np.ndarray,
+    run_tasks: RunTasks,
+    evaluate: Callable[[Parameters], Evaluation],
+    *,
+    on_clients: OnClients = lambda reports: None,
+) -> Iterator[tuple[ServerState, Round]]:
+    """Run rounds of federated training from a state on, and yield after each; end when training is over.
+
+    Args:
+        state: round 0 with initial parameters, or one that this function yielded.
+        client: what the clients have in common. The server never calls it: the engine's workers do.
+        sizes: (clients,) the number of examples that each client trains on: all that the server knows of their data.
+        run_tasks: an engine's. It may yield fewer results than it was given tasks; those clients are lost.
+        evaluate: evaluates the server's model on the test set.
+        on_clients: told of clients as their updates arrive, for progress.
+
+    Raises:
+        ParameterError: the cohort is larger than the population.
+
+    References:
+        McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
+    """
+    settings, seed = client.settings, client.seed
+    strategy, aggregator, transforms = settings.algorithm, settings.aggregator, settings.chain
+    if settings.clients_per_round > len(sizes):
+        raise ParameterError(
+            "federated.clients_per_round", f"{settings.clients_per_round} exceeds the {len(sizes)} clients"
+        )
+    examples = int(sizes.sum())
+    network = skeleton(client.architecture)
+    at_home = strategy.stays_at_home(network)
+    names = [name for name in trained_names(network) if name not in at_home]
+    dimension = sum(state.parameters[name].numel() for name in names)
+
+    while not settings.is_over(state):
+        number = state.round + 1
+        cohort = settings.draw(sizes, settings.local_training.epochs, seed, number)
+        broadcast = Broadcast(number, state.parameters, strategy.broadcast(state.strategy, dimension))
+        tasks = _tasks(cohort, sizes, examples, state)
+        members = [member.client for member in cohort.members]
+        results = run_tasks(TrainAndSum(client), broadcast, [tasks[k] for k in members])
+        arrived = _merged(aggregator, results, on_clients)
+
+        if len(arrived.reports) >= settings.min_updates:
+            aggregate = aggregator.result(arrived.sum)
+            aggregate, remembered = transforms.on_server(
+                aggregate, number, len(arrived.reports), seed, state.transforms
+            )
+            state = replace(strategy.step(state, aggregate, names), transforms=remembered)
+            counted = {report.client: number for report in arrived.reports}
+            state = replace(state, last_rounds={**state.last_rounds, **counted})
+        else:  # skipped: the model stays as it is, and so do the clients' states
+            counted = {}
+        due = number % settings.evaluate_every == 0 or number == settings.rounds
+        test = evaluate(state.parameters) if due else None
+        state = replace(state, round=number).after_evaluation(test)
+        yield (
+            state,
+            Round(
+                number,
+                cohort,
+                tuple(sorted((report for report in arrived.reports if counted), key=lambda report: report.client)),
+                tuple(sorted(set(members) - _clients(arrived))),
+                tuple(sorted(arrived.refusals, key=lambda refusal: refusal.client)),
+                test,
+                bytes_down=len(tasks) * len(broadcast.encode()) + sum(len(task.encode()) for task in tasks.values()),
+                bytes_up=arrived.bytes_up,
+            ),
+        )
+
+
+def _tasks(cohort: Cohort, sizes: np.ndarray, examples: int, state: ServerState) -> dict[int, Task]:
+    """Return what is asked of each client of the cohort; the weights of those that are to answer sum to 1."""
+    total = sum(member.weight for member in cohort.members) or 1.0
+    return {
+        member.client: Task(
+            member.client,
+            member.epochs,
+            weight=member.weight / total,
+            data_fraction=int(sizes[member.client]) / examples,
+            last_round=state.last_rounds.get(member.client, 0),
+        )
+        for member in cohort.invited
+    }
+
+
+def _merged(aggregator: Aggregator, results: Iterable[PartialSum], on_clients: OnClients) -> PartialSum:
+    """Merge partial sums as they come."""
+    merged = PartialSum(aggregator.empty(), (), (), 0)
+    for result in results:
+        on_clients(result.reports)
+        merged = PartialSum(
+            aggregator.merge(merged.sum, result.sum),
+            merged.reports + result.reports,
+            merged.refusals + result.refusals,
+            merged.bytes_up + result.bytes_up,
+        )
+    return merged
+
+
+def _clients(arrived: PartialSum) -> set[int]:
+    return {report.client for report in arrived.reports} | {refusal.client for refusal in arrived.refusals}
+
+
+def _numbers(clients: Iterable[int]) -> str:
+    return " ".join(map(str, clients))

@@ -1,0 +1,115 @@
+"""Who takes part in a round: the cohort, and which of its clients fail or do less."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from fedpipe.config.section import Section
+from fedpipe.system.randomness import generator
+
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A client of a cohort."""
+
+    client: int
+    weight: float  # of its update in the mean, relative to the others'
+    epochs: int  # local epochs
+    fails: bool = False  # it is sent the model and returns no update
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All that chance decides about a round before anybody trains, by ascending client."""
+
+    invited: tuple[Member, ...]  # clients that are sent the model
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """The clients that are sent the model."""
+        return tuple(member.client for member in self.invited)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The clients that are to return an update."""
+        return tuple(member for member in self.invited if not member.fails)
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """The clients that fail."""
+        return tuple(member.client for member in self.invited if member.fails)
+
+
+class Sampling(Section):
+    """Draw the cohort of a round."""
+
+    clients_per_round: PositiveInt = Field(
+        default=4, description="Size of the cohort: the clients that are drawn anew for each round."
+    )
+    sampling: Literal["uniform", "size", "poisson"] = Field(
+        default="uniform",
+        description="uniform draws different clients, each equally likely. size draws with replacement, large clients "
+        "more often. poisson draws each client independently, so that the cohort has this size on average.",
+    )
+    dropout: Probability = Field(
+        default=0.0,
+        description="Probability that a client of the cohort drops out: it is sent the model and returns no update.",
+    )
+    stragglers: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Probability that a client of the cohort trains only 1 to epochs - 1 local epochs."
+    )
+    min_updates: PositiveInt = Field(
+        default=1, description="With fewer updates a round is skipped: the model stays as it is."
+    )
+
+    def draw(self, sizes: np.ndarray | Sequence[int], epochs: int, seed: int, round: int) -> Cohort:
+        """Draw the cohort of a round.
+
+        Sampling, and the weight of an update, so that the mean estimates Σ_k (n_k / n) Δ_k over the whole population:
+
+        - uniform: clients_per_round different clients, each equally likely; weight n_k (McMahan et al. 2017).
+        - size: clients_per_round draws with replacement, client k with probability n_k / n; the weight is how often it
+          was drawn (Li et al. 2020, arXiv:1907.02189, scheme I). It trains once.
+        - poisson: each client independently, with probability clients_per_round / clients; weight n_k. The cohort's
+          size varies, and may be 0.
+
+        A client of the cohort fails with probability `dropout`; with probability `stragglers` it trains only 1 to
+        epochs - 1 epochs, each number equally likely (compare Li et al. 2020, arXiv:1812.06127, section 5.2).
+
+        Args:
+            sizes: (clients,) the numbers of training examples, n_k.
+            epochs: local epochs of a client that is no straggler; at least 2 where there may be stragglers.
+            seed: the experiment's.
+            round: 1, 2, ...
+        """
+        drawn = self._weights(np.asarray(sizes), generator(seed, "cohort", round=round))
+        return Cohort(tuple(self._members(drawn, epochs, seed, round)))
+
+    def _members(self, weights: dict[int, float], epochs: int, seed: int, round: int) -> Iterator[Member]:
+        def chance(purpose: str, client: int) -> np.random.Generator:
+            return generator(seed, purpose, round=round, client=client)
+
+        for client, weight in weights.items():
+            fails = self.dropout > 0 and chance("dropout", client).random() < self.dropout
+            done = epochs
+            if self.stragglers:
+                straggler = chance("straggler", client)
+                if straggler.random() < self.stragglers:
+                    done = int(straggler.integers(1, epochs))
+            yield Member(client, weight, done, fails)
+
+    def _weights(self, sizes: np.ndarray, rng: np.random.Generator) -> dict[int, float]:
+        """Draw the clients, ascending, and give their weights."""
+        if self.sampling == "size":
+            times = rng.multinomial(self.clients_per_round, sizes / sizes.sum())
+            return {int(client): float(times[client]) for client in np.flatnonzero(times)}
+        if self.sampling == "poisson":
+            drawn = np.flatnonzero(rng.random(len(sizes)) < self.clients_per_round / len(sizes))
+        else:
+            drawn = np.sort(rng.choice(len(sizes), self.clients_per_round, replace=False))
+        return {int(client): float(sizes[client]) for client in drawn}

@@ -1,0 +1,122 @@
+"""The parameters of federated training: block `federated` of params.yaml."""
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from fedpipe.config.section import choice, with_blocks
+from fedpipe.federated.aggregation import AGGREGATORS, Aggregator
+from fedpipe.federated.context import LocalTraining
+from fedpipe.federated.sampling import Sampling
+from fedpipe.federated.state import ServerState
+from fedpipe.federated.strategies import STRATEGIES, Strategy
+from fedpipe.federated.transforms import TRANSFORMS, Chain, Transform
+
+
+def _transforms(value: str) -> str:
+    names = transform_names(value)
+    known = ", ".join(TRANSFORMS)
+    if set(names) - set(TRANSFORMS):
+        raise ValueError(f"must be none, or some of {known} joined with +")
+    if len(set(names)) < len(names):
+        raise ValueError("names a transform twice")
+    return value
+
+
+def transform_names(value: str) -> list[str]:
+    """Return the transforms that `federated.transforms` names, in order."""
+    return [] if value == "none" else value.split("+")
+
+
+@with_blocks(TRANSFORMS)
+@choice("aggregation", AGGREGATORS)
+@choice("strategy", STRATEGIES)
+class Federated(Sampling):
+    """Train a model by federated rounds."""
+
+    rounds: PositiveInt = Field(
+        default=5, description="Number of rounds, at most; target_accuracy and patience stop earlier."
+    )
+    strategy: str = Field(
+        default="fedavg",
+        description="The federated algorithm; the README describes each. With fedsgd only lr, lr_decay, weight_decay "
+        "and clip_norm of `local` count.",
+    )
+    aggregation: str = Field(
+        default="mean", description="How the updates of a round become one; mean is their weighted mean."
+    )
+    transforms: Annotated[str, AfterValidator(_transforms)] = Field(
+        default="none",
+        description="What happens to updates between training and the aggregation: none, or transforms joined with +, "
+        f"in the order in which a client applies them. Transforms: {', '.join(TRANSFORMS)}.",
+    )
+    local: LocalTraining = Field(
+        default=LocalTraining(),
+        description="What a client does with the server's model, on its own examples. Every client starts its "
+        "optimiser afresh in every round. The reference has the learning rate 5e-5, with which it does not reach its "
+        "own published result in 5 rounds; 1e-3 does.",
+    )
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="Training stops at this test accuracy; null sets none. The result is the last model. Since the "
+        "test set decides, its accuracy is no longer an unbiased estimate.",
+    )
+    patience: PositiveInt | None = Field(
+        default=None,
+        description="Training stops after this many evaluations without a lower test loss; null sets no limit. The "
+        "result is the last model, and the test set decides here too.",
+    )
+    evaluate_every: PositiveInt = Field(
+        default=1,
+        description="Rounds from one evaluation on the test set to the next; the last round is always evaluated.",
+    )
+    evaluate_clients: bool = Field(
+        default=True,
+        description="Whether each client also evaluates its trained model on its own examples (clients.csv).",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_updates > self.clients_per_round:
+            raise ValueError(f"min_updates: {self.min_updates} exceeds clients_per_round = {self.clients_per_round}")
+        if self.stragglers and self.local_training.epochs == 1:
+            raise ValueError(
+                f"stragglers: {self.stragglers:g}: they train fewer local epochs than the others, and these train 1; "
+                "a larger local.epochs, and a strategy other than fedsgd, would do"
+            )
+        broken = self.algorithm.transforms_break
+        if broken and self.transforms != "none":
+            raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
+        return self
+
+    @property
+    def algorithm(self) -> Strategy:
+        return self.chosen("strategy", Strategy)
+
+    @property
+    def aggregator(self) -> Aggregator:
+        return self.chosen("aggregation", Aggregator)
+
+    @property
+    def chain(self) -> Chain:
+        """The transforms, in the order in which a client applies them."""
+        return Chain({name: self.entry(name, TRANSFORMS, Transform) for name in transform_names(self.transforms)})
+
+    @property
+    def local_training(self) -> LocalTraining:
+        """How clients train, as the strategy has it."""
+        return self.algorithm.local_training(self.local)
+
+    @property
+    def has_client_state(self) -> bool:
+        """Whether clients remember anything from round to round."""
+        transforms = self.chain.transforms.values()
+        return self.algorithm.has_client_state or any(transform.has_client_state for transform in transforms)
+
+    def is_over(self, state: ServerState) -> bool:
+        """Tell whether all rounds are done, or training stops early."""
+        return (
+            state.round >= self.rounds
+            or (self.target_accuracy is not None and state.accuracy >= self.target_accuracy)
+            or (self.patience is not None and state.evaluations_since_best >= self.patience)
+        )

@@ -1,0 +1,16 @@
+"""Federated averaging."""
+
+from torch import Tensor
+
+from fedpipe.federated.messages import Aggregate, State
+from fedpipe.federated.strategies.base import Strategy
+
+
+class FedAvg(Strategy):
+    """w ← w + Σ_k (n_k / n) Δ_k, which is the weighted mean of the cohort's models.
+
+    Clients send Δ_k, their model less the server's. McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
+    """
+
+    def server_update(self, weights: Tensor, aggregate: Aggregate, state: State) -> tuple[Tensor, State]:
+        return weights + aggregate.delta, {}

@@ -1,0 +1,36 @@
+"""The evaluation of the server's model on the test set, divided among an engine's workers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedpipe.data.datasets import load_to
+from fedpipe.models import Architecture
+from fedpipe.models.parameters import Parameters, scratch_network_with
+from fedpipe.training.arithmetic import Arithmetic
+from fedpipe.training.evaluation import CHUNK, Part, evaluate_part
+
+PART = 5 * CHUNK  # test examples that make a task
+
+
+def parts(examples: int) -> list[range]:
+    """Divide the test examples into tasks."""
+    return [range(start, min(start + PART, examples)) for start in range(0, examples, PART)]
+
+
+@dataclass(frozen=True)
+class EvaluateParts:
+    """Evaluate a model on parts of the test set: an engine's job."""
+
+    architecture: Architecture
+    test: Path  # as `fedpipe.data.datasets.save` writes it
+    arithmetic: Arithmetic
+
+    def __call__(self, parameters: Parameters, tasks: Sequence[range]) -> list[Part]:
+        device = self.arithmetic.torch_device()
+        test = load_to(device, self.test)
+        network = scratch_network_with(self.architecture, parameters, device)
+        return [
+            evaluate_part(network, test.images[task.start : task.stop], test.labels[task.start : task.stop], task.start)
+            for task in tasks
+        ]

@@ -1,0 +1,33 @@
+"""What a worker does with the tasks it is handed: run those clients, and send one partial sum of their updates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedpipe.federated.aggregation import Refused
+from fedpipe.federated.client import Client
+from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refusal, Task, Update
+
+
+@dataclass(frozen=True)
+class TrainAndSum:
+    """Stand for some clients and for the first node of the server's aggregation that their updates reach."""
+
+    client: Client
+
+    def __call__(self, broadcast: Broadcast, tasks: Sequence[Task]) -> PartialSum:
+        settings = self.client.settings
+        strategy, aggregator = settings.algorithm, settings.aggregator
+        total = aggregator.empty()
+        reports: list[ClientReport] = []
+        refusals: list[Refusal] = []
+        bytes_up = 0
+        for task in tasks:
+            sent = self.client.update(broadcast, task).encode()
+            bytes_up += len(sent)
+            update = Update.decode(sent)
+            try:
+                total = aggregator.add(total, strategy.on_arrival(update, task))
+                reports.append(update.report)
+            except Refused as reason:
+                refusals.append(Refusal(task.client, str(reason)))
+        return PartialSum(total, tuple(reports), tuple(refusals), bytes_up)

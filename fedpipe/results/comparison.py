@@ -1,0 +1,180 @@
+"""Tables that compare federated with centralised training, made from the reports of both, without model or data."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from fedpipe.config.section import Section
+from fedpipe.system.errors import UserError
+from fedpipe.system.files import read_json
+
+CLIENTS_SHOWN = 100  # evenly spaced in a larger population: more would make neither table nor picture clearer
+
+FEDERATED, CENTRALISED = "federated", "centralised"  # the methods, as reports name them
+STEP = {FEDERATED: "round", CENTRALISED: "epoch"}
+
+
+class Compare(Section):
+    """Hold the parameters of the comparison."""
+
+    target_accuracy: float = Field(
+        default=0.985,
+        gt=0,
+        lt=1,
+        description="The test accuracy to count rounds and epochs to. 0.985 is the reference's published result.",
+    )
+
+
+def learning_curves(rounds: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
+    """Return the learning curves of both methods, as one table over the training examples that they cost.
+
+    Args:
+        rounds: federated/rounds.csv.
+        epochs: baseline/epochs.csv.
+
+    Returns:
+        A row for each evaluated step, which is a round or an epoch: dataset, method, step, examples_processed,
+        test_loss, test_accuracy.
+    """
+    curves = pd.concat(
+        [
+            rounds.rename(columns={"round": "step"}).assign(method=FEDERATED),
+            epochs.rename(columns={"epoch": "step"}).assign(method=CENTRALISED),
+        ]
+    )
+    columns = ["dataset", "method", "step", "examples_processed", "test_loss", "test_accuracy"]
+    return curves.loc[:, columns].dropna(subset="test_accuracy")  # rounds between evaluations
+
+
+def class_accuracies(confusion: pd.DataFrame) -> pd.DataFrame:
+    """Return the test accuracy of each method on each class.
+
+    Args:
+        confusion: the confusion.csv of both methods, one below the other.
+
+    Returns:
+        A row for each method and class: dataset, method, label, examples (of this class), accuracy (on them).
+    """
+    keys = ["dataset", "method", "actual"]
+    examples = confusion.groupby(keys, sort=False)["examples"].sum()
+    right = confusion[confusion["actual"] == confusion["predicted"]].set_index(keys)["examples"]
+    table = pd.DataFrame({"examples": examples, "accuracy": right / examples}).reset_index()
+    return table.rename(columns={"actual": "label"})
+
+
+def label_counts(manifest: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Return how many training examples of each label each client has.
+
+    Args:
+        manifest: manifest.csv of the client shards, with a column for each label.
+        dataset: the name of the data set.
+
+    Returns:
+        A row for each client and label: dataset, client, label, examples. Of more than CLIENTS_SHOWN clients, only
+        that many, evenly spaced.
+    """
+    if len(manifest) > CLIENTS_SHOWN:
+        manifest = manifest.iloc[np.linspace(0, len(manifest) - 1, CLIENTS_SHOWN).round().astype(int)]
+    labels = [column for column in manifest if str(column).startswith("label_")]
+    table = manifest[["client", *labels]].melt("client", labels, "label", "examples").sort_values(["client", "label"])
+    table["label"] = table["label"].str.removeprefix("label_").astype(int)
+    return table.assign(dataset=dataset).loc[:, ["dataset", "client", "label", "examples"]]
+
+
+def compare(curves: pd.DataFrame, settings: Compare) -> pd.DataFrame:
+    """Return a row for each method: its last result, what it cost, and when it reached the target accuracy.
+
+    Args:
+        curves: the table of `learning_curves`.
+        settings: names the target accuracy.
+    """
+    rows = []
+    for method, curve in curves.groupby("method", sort=False):
+        last = curve.iloc[-1]
+        rows.append(
+            {
+                "dataset": last["dataset"],
+                "method": method,
+                "test_accuracy": last["test_accuracy"],
+                "test_loss": last["test_loss"],
+                "examples_processed": last["examples_processed"],
+                "steps": last["step"],
+                "steps_to_target": steps_to(settings.target_accuracy, curve),
+            }
+        )
+    return pd.DataFrame(rows).astype({"steps_to_target": "Int64"})
+
+
+def steps_to(target: float, curve: pd.DataFrame) -> int | None:
+    """Return the first evaluated round or epoch (1, 2, ...) that reaches the test accuracy, or None if none does."""
+    reached = curve.loc[curve["test_accuracy"] >= target, "step"]
+    return None if reached.empty else int(reached.iloc[0])
+
+
+def gap_points(table: pd.DataFrame) -> float:
+    """Return federated minus centralised test accuracy, in percentage points."""
+    accuracy = dict(zip(table["method"], table["test_accuracy"], strict=True))
+    return round(100 * (accuracy[FEDERATED] - accuracy[CENTRALISED]), 4)
+
+
+def as_metrics(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the table of `compare` as the nested mapping of numbers that `dvc metrics` reads."""
+    rows = table.set_index("method").astype(object)
+    federated, centralised = rows.loc[FEDERATED], rows.loc[CENTRALISED]
+    return {
+        "comparison": {
+            "dataset": federated["dataset"],
+            "federated_accuracy": federated["test_accuracy"],
+            "centralised_accuracy": centralised["test_accuracy"],
+            "gap_points": gap_points(table),
+            "federated_loss": federated["test_loss"],
+            "centralised_loss": centralised["test_loss"],
+            "federated_examples": federated["examples_processed"],
+            "centralised_examples": centralised["examples_processed"],
+            "rounds_to_target": _or_none(federated["steps_to_target"]),
+            "epochs_to_target": _or_none(centralised["steps_to_target"]),
+        }
+    }
+
+
+def as_markdown(table: pd.DataFrame, settings: Compare) -> str:
+    """Return the table of `compare` as Markdown for people to read."""
+    lines = [
+        f"# {table['dataset'].iloc[0]}: federated beside centralised",
+        "",
+        f"| | test accuracy | test loss | trained for | examples processed | to {settings.target_accuracy:.1%} |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in table.to_dict("records"):
+        step, steps_to_target = STEP[row["method"]], row["steps_to_target"]
+        to_target = "not reached" if pd.isna(steps_to_target) else _counted(steps_to_target, step)
+        lines.append(
+            f"| {row['method']} | {row['test_accuracy']:.2%} | {row['test_loss']:.4f} | {_counted(row['steps'], step)} "
+            f"| {row['examples_processed']:,} | {to_target} |"
+        )
+    lines += ["", f"Federated less centralised: {gap_points(table):+.2f} points of test accuracy.", ""]
+    return "\n".join(lines)
+
+
+def one_dataset(*reports: Path) -> str:
+    """Return the name of the data set that all these metrics files are about.
+
+    Raises:
+        UserError: they name different data sets, so that a comparison would mislead.
+    """
+    names = {next(iter(read_json(report).values()))["dataset"] for report in reports}
+    if len(names) > 1:
+        files = " and ".join(map(str, reports))
+        raise UserError(f"{files}: of different data sets: {', '.join(sorted(names))}; `dvc repro` makes both anew")
+    return names.pop()
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+
+
+def _or_none(value: Any) -> int | None:
+    return None if pd.isna(value) else int(value)

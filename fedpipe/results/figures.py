@@ -1,0 +1,68 @@
+"""Pictures, drawn from tables. A figure is a Vega-Lite template in .dvc/plots.
+
+DVC fills the templates for `dvc plots`, and this module fills the same ones for the PNG files: one definition of each
+figure serves both.
+"""
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+import vl_convert
+from dvc_render.vega import VegaRenderer
+from PIL import Image
+
+from fedpipe.system.files import replacing, write_text
+
+TEMPLATES = Path(".dvc/plots")
+SCALE = 2  # pixels of the PNG for each pixel of the template
+COLOURS = 64  # a tenth of the size of full colour: git keeps every version of a picture
+
+os.environ["FONTCONFIG_FILE"] = str(TEMPLATES / "fonts.conf")  # read once, when the first picture is drawn
+
+
+def draw(template: str, title: str, table: pd.DataFrame, png: Path) -> None:
+    """Draw a table with a template of .dvc/plots, as a PNG. Equal tables make equal bytes.
+
+    Args:
+        template: the template's file name without ".json".
+        title: the title of the picture.
+        table: has a column for every field that the template names.
+        png: the file to write.
+    """
+    rows = table.to_dict("records")
+    properties = {"template": template, "template_dir": str(TEMPLATES), "title": title}
+    specification = VegaRenderer(rows, template, **properties).get_filled_template()
+    picture = Image.open(BytesIO(vl_convert.vegalite_to_png(specification, scale=SCALE)))
+    with replacing(png) as new:
+        picture.convert("RGB").quantize(COLOURS).save(new, optimize=True)
+
+
+def write_plots_page(path: Path) -> None:
+    """Write the page that `dvc plots` fills, with the scripts inside, so that it draws without a network.
+
+    `plots.html_template` in .dvc/config names this page; the one that DVC brings loads its scripts from the web.
+    """
+    write_text(path, _PAGE.replace("SCRIPTS", vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")))
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+{refresh_tag}
+<title>fedpipe</title>
+<script>
+(() => { SCRIPTS })();
+</script>
+<style>
+body { font-family: sans-serif; margin: 2em; }
+body > div { display: inline-block; margin: 0 2em 2em 0; vertical-align: top; }
+</style>
+</head>
+<body>
+{plot_divs}
+</body>
+</html>
+"""

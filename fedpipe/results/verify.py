@@ -1,0 +1,140 @@
+"""Do the results in this workspace agree with those committed in git?
+
+Machines of one CPU type with one version of torch compute the same bits. Elsewhere float rounding may differ, and
+training amplifies it, so there results are held to a tolerance instead.
+"""
+
+import json
+import math
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedpipe.system.errors import UserError
+from fedpipe.system.files import read_json
+from fedpipe.system.provenance import provenance
+
+REPORTS = (
+    Path("reports/federated/metrics.json"),
+    Path("reports/baseline/metrics.json"),
+    Path("reports/comparison.json"),
+)
+MODELS = (Path("models/federated.safetensors"), Path("models/baseline.safetensors"))  # git does not hold them
+MACHINE = ("cpu", "torch", "device")  # of a report: what decides whether bits must be equal
+
+# Between CPU types. Training amplifies rounding until a run is as good as one of another seed, and the baseline's later
+# epochs alone scatter by 0.1 points and 0.004 in loss (standard deviation).
+ACCURACY_TOLERANCE = 0.003  # fraction
+LOSS_TOLERANCE = 0.02
+STEPS_TOLERANCE = 2  # rounds or epochs to the target
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Tell whether the workspace's results agree with the committed ones, and how strictly they were compared."""
+
+    exact: bool  # whether they were held to equality, because this machine is like the one of the committed results
+    differences: list[str]  # a line for each; empty if the results agree
+    made_elsewhere: list[str]  # a line for each report in the workspace that names another machine than this one
+
+
+def verify(revision: str = "HEAD") -> Verdict:
+    """Compare the metrics in the workspace, which is the current folder, with those of a git revision.
+
+    Results are held to equality if the committed ones name the CPU type and the torch version of this machine, and the
+    ones in the workspace name the same CPU type, torch version and device. Otherwise they are held to a tolerance.
+
+    Raises:
+        UserError: there is no git repository; the pipeline did not run here, so that there is nothing to verify; or
+            the workspace or the revision has no such report.
+    """
+    there = [_flat(_committed(report, revision)) for report in REPORTS]
+    _require_a_run()
+    here = [_flat(read_json(report)) for report in REPORTS]
+    pairs = list(zip(REPORTS, here, there, strict=True))
+
+    machine = provenance(torch.device("cpu"))
+    exact = all(_machine(a) == _machine(b) and _is_like(machine, b) for _, a, b in pairs)
+    differences = [
+        f"{report}: {key}: {a.get(key, 'missing')} here, {b.get(key, 'missing')} in {revision}"
+        for report, a, b in pairs
+        for key in sorted(a.keys() | b.keys())
+        if not _equal(a.get(key), b.get(key)) and (exact or not _agree(key, a.get(key), b.get(key)))
+    ]
+    made_elsewhere = [
+        f"{report}: made on {a.get('cpu')} with torch {a.get('torch')}; "
+        f"this machine is {machine['cpu']} with torch {machine['torch']}"
+        for report, a in ((report, _machine(a)) for report, a, _ in pairs if not _is_like(machine, a))
+    ]
+    return Verdict(exact, differences, made_elsewhere)
+
+
+def _require_a_run() -> None:
+    """Raise UserError if the reports in the workspace can only be the committed ones, because there is no model."""
+    missing = [f"no {model}" for model in MODELS if not model.exists()]
+    if missing:
+        raise UserError(
+            f"these results were not made here: there is {' and '.join(missing)}, so the reports are the "
+            "committed ones; `dvc repro` runs the pipeline here"
+        )
+
+
+def _committed(report: Path, revision: str) -> Any:
+    shown = subprocess.run(["git", "show", f"{revision}:./{report.as_posix()}"], capture_output=True, text=True)
+    if shown.returncode:
+        reason = shown.stderr.strip().rpartition("fatal: ")[2].splitlines()[0]
+        raise UserError(f"{report}: cannot be read from git at {revision}: {reason}")
+    return json.loads(shown.stdout)
+
+
+def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested mappings as one, with dotted keys."""
+
+    def items(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, item in value.items():
+            if isinstance(item, dict):
+                yield from items(item, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", item
+
+    return dict(items(value, ""))
+
+
+def _machine(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the report says of the machine that made it; nothing if it does not name one."""
+    return {_name(key): value for key, value in report.items() if _name(key) in MACHINE}
+
+
+def _is_like(machine: Mapping[str, str], report: Mapping[str, Any]) -> bool:
+    """Return whether a report names this CPU type and torch version, or no machine at all."""
+    named = _machine(report)
+    return all(named.get(key, machine[key]) == machine[key] for key in ("cpu", "torch"))
+
+
+def _name(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Return whether two values are the same; NaN, the loss of a training that diverged, equals NaN."""
+    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+
+
+def _agree(key: str, a: Any, b: Any) -> bool:
+    """Return whether two values that are not equal differ by no more than the tolerance of this metric."""
+    if _name(key) in MACHINE:
+        return True
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        if key.endswith("accuracy"):
+            return math.isclose(a, b, rel_tol=0, abs_tol=ACCURACY_TOLERANCE)
+        if key.endswith("gap_points"):
+            return math.isclose(a, b, rel_tol=0, abs_tol=2 * 100 * ACCURACY_TOLERANCE)
+        if key.endswith("loss"):
+            return math.isclose(a, b, rel_tol=0, abs_tol=LOSS_TOLERANCE)
+        if key.endswith("to_target"):
+            return abs(a - b) <= STEPS_TOLERANCE
+    return False

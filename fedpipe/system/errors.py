@@ -1,0 +1,24 @@
+"""Errors that a user can fix. Every other exception is a bug and keeps its traceback."""
+
+
+class UserError(Exception):
+    """Report a mistake that the user can fix, in one line that says where, what, and what would work."""
+
+
+class ParameterError(UserError):
+    """Report a parameter whose value cannot work.
+
+    The library knows the parameter's dotted path and no file. Code that read the parameters from a file adds its name
+    (see `fedpipe.config.file.parameters_from`).
+
+    Args:
+        parameter: the dotted path, such as ``federated.rounds``.
+        problem: the value, what is wrong with it, and what would work.
+    """
+
+    def __init__(self, parameter: str, problem: str) -> None:
+        super().__init__(parameter, problem)  # both, so that the error survives pickling
+        self.parameter, self.problem = parameter, problem
+
+    def __str__(self) -> str:
+        return f"{self.parameter}: {self.problem}"

@@ -1,0 +1,121 @@
+"""Read and write files. Each is written whole or not at all: beside its target first, then renamed over it.
+
+Tensors are stored as safetensors, tables as CSV and results as JSON, which need none of this code to be opened.
+"""
+
+import csv
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedpipe.system.errors import UserError
+
+Row = Mapping[str, Any]
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give the block a temporary path to write to, and move what it wrote to `path` when the block ends.
+
+    If the block raises, what was at `path` before stays as it was.
+
+    Args:
+        path: a file or a folder. Missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        new = scratch / path.name
+        yield new
+        if path.is_dir():
+            path.rename(scratch / "old")  # a folder that is not empty cannot be renamed over
+        new.replace(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name as a safetensors file. Equal tensors make equal bytes."""
+    with replacing(path) as new:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name.
+
+    Raises:
+        UserError: the file is missing, or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; `dvc repro` makes it") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
+
+
+def write_table(
+    path: str | Path, rows: Iterable[Row], *, columns: Sequence[str] | None = None, **constants: str
+) -> None:
+    """Write rows as CSV with a header.
+
+    Args:
+        path: the file.
+        rows: mappings from column to value, all with the same keys.
+        columns: the keys. They are taken from the first row if not given, so that a table that may have no rows must
+            give them.
+        constants: columns with one value for the whole table, which come before the others.
+    """
+    rows = [constants | dict(row) for row in rows]
+    fields = list(rows[0]) if columns is None else [*constants, *columns]
+    with replacing(path) as new, new.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON; floats keep their last bit."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the value in a JSON file.
+
+    Raises:
+        UserError: the file is missing, or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; `dvc repro` makes it") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); delete it and run `dvc repro`") from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text."""
+    with replacing(path) as new:
+        new.write_text(text)
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_tensor(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's values, as bytes in row-major order, in hexadecimal digits."""
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""The one training loop, its optimisers, evaluation, and the device and precision of both."""

@@ -1,0 +1,130 @@
+"""The comparison says what the two reports say, and figures and tables name the data set."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fedpipe.results import comparison, figures
+from fedpipe.results.comparison import Compare
+from fedpipe.system.errors import UserError
+from tests.conftest import ROOT
+
+ROUNDS = pd.DataFrame(
+    {
+        "dataset": "MNIST",
+        "round": [1, 2, 3],
+        "examples_processed": [100, 200, 300],
+        "test_loss": [0.5, 0.1, 0.05],
+        "test_accuracy": [0.90, 0.985, 0.98],
+    }
+)
+EPOCHS = pd.DataFrame(
+    {
+        "dataset": "MNIST",
+        "epoch": [1, 2],
+        "examples_processed": [400, 800],
+        "test_loss": [0.2, 0.1],
+        "test_accuracy": [0.95, 0.9712],
+    }
+)
+CONFUSION = pd.DataFrame(
+    [
+        {"dataset": "MNIST", "method": method, "actual": a, "predicted": p, "examples": n}
+        for method, counts in {"federated": [[8, 2], [1, 9]], "centralised": [[10, 0], [5, 5]]}.items()
+        for a, row in enumerate(counts)
+        for p, n in enumerate(row)
+    ]
+)
+MANIFEST = pd.DataFrame({"client": [0, 1], "examples": [3, 4], "label_0": [1, 4], "label_1": [2, 0], "sha256": "x"})
+SETTINGS = Compare(target_accuracy=0.985)
+
+
+def test_the_comparison_is_the_last_of_each_curve():
+    table = comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS), SETTINGS)
+    metrics = comparison.as_metrics(table)["comparison"]
+    assert metrics == {
+        "dataset": "MNIST",
+        "federated_accuracy": 0.98,
+        "centralised_accuracy": 0.9712,
+        "gap_points": 0.88,
+        "federated_loss": 0.05,
+        "centralised_loss": 0.1,
+        "federated_examples": 300,
+        "centralised_examples": 800,
+        "rounds_to_target": 2,
+        "epochs_to_target": None,
+    }
+    json.dumps(metrics)
+
+
+def test_the_markdown_gives_percentages_and_names_the_data_set():
+    text = comparison.as_markdown(comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS), SETTINGS), SETTINGS)
+    assert text.startswith("# MNIST: federated beside centralised\n")
+    assert "| federated | 98.00% | 0.0500 | 3 rounds | 300 | 2 rounds |" in text
+    assert "| centralised | 97.12% | 0.1000 | 2 epochs | 800 | not reached |" in text
+    assert "Federated less centralised: +0.88 points" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_one_round_and_one_epoch_are_singular():
+    curves = comparison.learning_curves(ROUNDS.iloc[:1], EPOCHS.iloc[:1])
+    settings = Compare(target_accuracy=0.9)
+    text = comparison.as_markdown(comparison.compare(curves, settings), settings)
+    assert "| 1 round | 100 | 1 round |" in text
+    assert "| 1 epoch | 400 | 1 epoch |" in text
+
+
+def test_accuracy_by_class_is_the_diagonal_over_the_row():
+    table = comparison.class_accuracies(CONFUSION)
+    assert table[["method", "label", "examples", "accuracy"]].values.tolist() == [
+        ["federated", 0, 10, 0.8],
+        ["federated", 1, 10, 0.9],
+        ["centralised", 0, 10, 1.0],
+        ["centralised", 1, 10, 0.5],
+    ]
+
+
+def test_label_counts_are_the_manifests():
+    table = comparison.label_counts(MANIFEST, "MNIST")
+    assert table.values.tolist() == [["MNIST", 0, 0, 1], ["MNIST", 0, 1, 2], ["MNIST", 1, 0, 4], ["MNIST", 1, 1, 0]]
+
+
+def test_results_on_different_data_sets_are_not_compared(tmp_path: Path):
+    for name, dataset in (("a.json", "MNIST"), ("b.json", "MNIST sample (5,000 images)")):
+        (tmp_path / name).write_text(json.dumps({"result": {"dataset": dataset}}))
+    assert comparison.one_dataset(tmp_path / "a.json", tmp_path / "a.json") == "MNIST"
+    with pytest.raises(UserError, match="of different data sets: MNIST, MNIST sample"):
+        comparison.one_dataset(tmp_path / "a.json", tmp_path / "b.json")
+
+
+TABLES = {
+    "learning_curves": comparison.learning_curves(ROUNDS, EPOCHS),
+    "confusion_counts": CONFUSION,
+    "class_accuracy": comparison.class_accuracies(CONFUSION),
+    "label_counts": comparison.label_counts(MANIFEST, "MNIST"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_equal_tables_make_equal_pictures_and_the_data_set_is_named_in_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(ROOT)
+    for png, dataset in (("one.png", "MNIST"), ("other.png", "MNIST"), ("sample.png", "MNIST sample (5,000 images)")):
+        figures.draw(name, "A title", TABLES[name].assign(dataset=dataset), tmp_path / png)
+    picture = (tmp_path / "one.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 3000
+    assert picture == (tmp_path / "other.png").read_bytes()
+    assert picture != (tmp_path / "sample.png").read_bytes()
+
+
+def test_the_page_of_dvc_plots_loads_nothing_from_the_network(tmp_path: Path):
+    figures.write_plots_page(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "{plot_divs}" in page
+    assert "{scripts}" not in page  # where DVC puts the addresses of scripts
+    assert "src=" not in page.split("<script>")[0]
+    assert page.count("<script>") == page.count("</script>") == 1
