@@ -1,8 +1,8 @@
 """The loop of federated rounds: draw a cohort, train its clients, add up their updates, step, evaluate."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 
@@ -34,6 +34,24 @@ class Round:
     test: Evaluation | None  # of the new model; None in a round that is not evaluated
     bytes_down: int  # of the messages to all clients of the cohort
     bytes_up: int  # of the updates that arrived
+
+    @classmethod
+    def of(
+        cls, number: int, cohort: Cohort, arrived: PartialSum, enough: bool, test: Evaluation | None, bytes_down: int
+    ) -> Self:
+        """Return what a round did in which these updates arrived, enough or not."""
+        heard = {one.client for one in (*arrived.reports, *arrived.refusals)}
+        reports = arrived.reports if enough else ()
+        return cls(
+            number,
+            cohort,
+            tuple(sorted(reports, key=lambda report: report.client)),
+            tuple(member.client for member in cohort.members if member.client not in heard),
+            tuple(sorted(arrived.refusals, key=lambda refusal: refusal.client)),
+            test,
+            bytes_down,
+            arrived.bytes_up,
+        )
 
     @property
     def skipped(self) -> bool:
@@ -115,40 +133,23 @@ def run_rounds(
         number = state.round + 1
         cohort = settings.draw(sizes, settings.local_training.epochs, seed, number)
         broadcast = Broadcast(number, state.parameters, strategy.broadcast(state.strategy, dimension))
-        tasks = _tasks(cohort, sizes, examples, state)
-        members = [member.client for member in cohort.members]
-        results = run_tasks(TrainAndSum(client), broadcast, [tasks[k] for k in members])
-        arrived = _merged(aggregator, results, on_clients)
+        tasks = _tasks(cohort, sizes, examples, state.last_rounds)
+        expected = [tasks[member.client] for member in cohort.members]
+        arrived = _merged(aggregator, run_tasks(TrainAndSum(client), broadcast, expected), on_clients)
 
-        if len(arrived.reports) >= settings.min_updates:
-            aggregate = aggregator.result(arrived.sum)
-            aggregate, remembered = transforms.on_server(
-                aggregate, number, len(arrived.reports), seed, state.transforms
-            )
-            state = replace(strategy.step(state, aggregate, names), transforms=remembered)
-            counted = {report.client: number for report in arrived.reports}
-            state = replace(state, last_rounds={**state.last_rounds, **counted})
-        else:  # skipped: the model stays as it is, and so do the clients' states
-            counted = {}
+        enough = len(arrived.reports) >= settings.min_updates
+        if enough:  # else the round is skipped: the model stays as it is, and so do the clients' states
+            mean = aggregator.result(arrived.sum)
+            mean, remembered = transforms.on_server(mean, number, len(arrived.reports), seed, state.transforms)
+            state = strategy.step(state, mean, names).after_updates(arrived.reports, remembered)
         due = number % settings.evaluate_every == 0 or number == settings.rounds
         test = evaluate(state.parameters) if due else None
-        state = replace(state, round=number).after_evaluation(test)
-        yield (
-            state,
-            Round(
-                number,
-                cohort,
-                tuple(sorted((report for report in arrived.reports if counted), key=lambda report: report.client)),
-                tuple(sorted(set(members) - _clients(arrived))),
-                tuple(sorted(arrived.refusals, key=lambda refusal: refusal.client)),
-                test,
-                bytes_down=len(tasks) * len(broadcast.encode()) + sum(len(task.encode()) for task in tasks.values()),
-                bytes_up=arrived.bytes_up,
-            ),
-        )
+        state = state.after_round(number, test)
+        bytes_down = len(tasks) * len(broadcast.encode()) + sum(len(task.encode()) for task in tasks.values())
+        yield state, Round.of(number, cohort, arrived, enough, test, bytes_down)
 
 
-def _tasks(cohort: Cohort, sizes: np.ndarray, examples: int, state: ServerState) -> dict[int, Task]:
+def _tasks(cohort: Cohort, sizes: np.ndarray, examples: int, last_rounds: Mapping[int, int]) -> dict[int, Task]:
     """Return what is asked of each client of the cohort; the weights of those that are to answer sum to 1."""
     total = sum(member.weight for member in cohort.members) or 1.0
     return {
@@ -157,7 +158,7 @@ def _tasks(cohort: Cohort, sizes: np.ndarray, examples: int, state: ServerState)
             member.epochs,
             weight=member.weight / total,
             data_fraction=int(sizes[member.client]) / examples,
-            last_round=state.last_rounds.get(member.client, 0),
+            last_round=last_rounds.get(member.client, 0),
         )
         for member in cohort.invited
     }
@@ -175,10 +176,6 @@ def _merged(aggregator: Aggregator, results: Iterable[PartialSum], on_clients: O
             merged.bytes_up + result.bytes_up,
         )
     return merged
-
-
-def _clients(arrived: PartialSum) -> set[int]:
-    return {report.client for report in arrived.reports} | {refusal.client for refusal in arrived.refusals}
 
 
 def _numbers(clients: Iterable[int]) -> str:

@@ -1,14 +1,14 @@
 """What lasts from round to round: the server's whole state as a value, and each client's own state on its disk."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 from torch import Tensor
 
-from fedpipe.federated.messages import State
+from fedpipe.federated.messages import ClientReport, State
 from fedpipe.system.files import read_tensors, write_tensors
 from fedpipe.training.evaluation import Evaluation
 
@@ -26,13 +26,23 @@ class ServerState:
     evaluations_since_best: int = 0
     accuracy: float = 0.0  # of the last evaluation
 
-    def after_evaluation(self, test: Evaluation | None) -> Self:
-        """Return the state that early stopping needs after an evaluation; None if there was none."""
+    def after_updates(self, reports: Iterable[ClientReport], transforms: Mapping[str, State]) -> Self:
+        """Return the state in which these clients' updates counted, and the transforms remember this."""
+        counted = {report.client: report.round for report in reports}
+        return replace(self, last_rounds={**self.last_rounds, **counted}, transforms=transforms)
+
+    def after_round(self, round: int, test: Evaluation | None) -> Self:
+        """Return the state after a round, with what early stopping needs of its evaluation, if there was one."""
         if test is None:
-            return self
-        if test.loss < self.best_loss:  # never, if training diverged and the loss is NaN
-            return replace(self, best_loss=test.loss, evaluations_since_best=0, accuracy=test.accuracy)
-        return replace(self, evaluations_since_best=self.evaluations_since_best + 1, accuracy=test.accuracy)
+            return replace(self, round=round)
+        better = test.loss < self.best_loss  # never, if training diverged and the loss is NaN
+        return replace(
+            self,
+            round=round,
+            best_loss=test.loss if better else self.best_loss,
+            evaluations_since_best=0 if better else self.evaluations_since_best + 1,
+            accuracy=test.accuracy,
+        )
 
 
 class ClientStates:
