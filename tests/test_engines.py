@@ -63,8 +63,8 @@ def test_chunks_are_the_tasks_ever_smaller_and_enough_for_all_workers(tasks: int
     lengths = [len(chunk) for chunk in divided]
     assert lengths == sorted(lengths, reverse=True)
     assert len(divided) >= min(tasks, 2 * workers)
-    assert len(divided) <= 18 * workers
-    assert lengths[-1:] in ([], [1]) or lengths[-1] <= tasks / (12 * workers)
+    assert len(divided) <= 10 * workers
+    assert lengths[-1:] in ([], [1]) or lengths[-1] <= tasks / (6 * workers)
 
 
 @every

@@ -12,7 +12,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Pending = TypeVar("Pending")
 
-LAST_CHUNKS = 12  # chunks for each worker if all were of the smallest size
+LAST_CHUNKS = 6  # chunks for each worker if all were of the smallest size
 
 
 class RunTasks(Protocol):

@@ -16,13 +16,26 @@ from fedpipe.federated.state import ClientStates
 from fedpipe.federated.strategies import Strategy
 from fedpipe.federated.transforms import Chain
 from fedpipe.models import Architecture
-from fedpipe.models.parameters import Parameters, scratch_network_with, trained_names, vector_of
+from fedpipe.models.parameters import Parameters, scratch_network_with, skeleton, vector_of
 from fedpipe.system.randomness import generator
 from fedpipe.training.arithmetic import PLAIN, Arithmetic
 from fedpipe.training.evaluation import evaluate
 from fedpipe.training.loop import MeanGradient, loss_and_gradients, train
 
 STRATEGY, AT_HOME = "strategy", "stays at home"  # the parts of a client's state besides its transforms'
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the vectors of a network hold."""
+
+    lengths: Mapping[str, int]  # of the trained parameters, in their order
+    at_home: frozenset[str]  # names of parameters and buffers that stay with the client
+
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """The names of the trained parameters."""
+        return tuple(self.lengths)
 
 
 @dataclass(frozen=True)
@@ -43,19 +56,18 @@ class Client:
             McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
         """
         strategy, round, k = self._strategy, broadcast.round, task.client
-        store, device = open_store(self.store), self.arithmetic.torch_device()
+        store, device = self._store, self.arithmetic.torch_device()
         images, labels = store.examples(k, device)
-        state = self._states.read(k, task.last_round) if self.settings.has_client_state else {}
-        parameters = {**broadcast.parameters, **state.get(AT_HOME, {})}
+        state = self._states.read(k, task.last_round) if self._has_state else {}
+        home = state.get(AT_HOME, {})
+        parameters = {**broadcast.parameters, **home}
 
-        network = self._network(parameters)
+        network, layout = self._network(parameters), self._layout
         accuracy_before = self._accuracy_on_held_out(store, k, network)
-        names = trained_names(network)
-        at_home = strategy.stays_at_home(network)
         local = self.settings.local.in_round(round).model_copy(update={"epochs": task.epochs})
         context = ClientContext(
             round, k, task.data_fraction, strategy.local_training(local),
-            start=vector_of(network),
+            start=vector_of(network) if home else broadcast.vector(layout.trained),
             received=broadcast.extra,
             start_loss=lambda: evaluate(self._network(parameters, "loss at the start"), images, labels).loss,
             seed=self.seed,
@@ -73,9 +85,8 @@ class Client:
             steps=context.training.steps(len(labels)),
             mean_gradient=mean_gradient and mean_gradient.flat(),
         )
-        after = network.state_dict()
-        buffers = {name: after[name].cpu() - parameters[name] for name in after if name not in names}
-        home = {name: after[name].detach().cpu().clone() for name in at_home}
+        buffers = {name: after.cpu() - parameters[name] for name, after in network.named_buffers()}
+        home = {name: network.state_dict()[name].cpu().clone() for name in layout.at_home}
         # In float32, whatever the precision of training.
         trained = evaluate(network, images, labels) if self.settings.evaluate_clients else None
         report = ClientReport(
@@ -87,10 +98,10 @@ class Client:
             holdout_accuracy=self._accuracy_on_held_out(store, k, network),
         )  # fmt: skip
         update = strategy.on_client(Update(k, task.weight, report, result.delta, buffers), context, result)
-        update, context = _without(at_home, update, context, {name: parameters[name].numel() for name in names})
+        update, context = _without(layout.at_home, update, context, layout.lengths)
         update, transform_states = self._transforms.on_client(update, context, state)
         new = {STRATEGY: context.state, AT_HOME: home, **transform_states}
-        if self.settings.has_client_state:
+        if self._has_state:
             self._states.write(k, round, new, last_round=task.last_round)
         else:
             assert not any(new.values()), "a strategy or transform with client state says so: has_client_state"
@@ -103,6 +114,20 @@ class Client:
     @cached_property
     def _transforms(self) -> Chain:
         return self.settings.chain
+
+    @cached_property
+    def _store(self) -> ClientStore:
+        return open_store(self.store)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        network = skeleton(self.architecture)
+        lengths = {name: parameter.numel() for name, parameter in network.named_parameters()}
+        return Layout(lengths, frozenset(self._strategy.stays_at_home(network)))
+
+    @cached_property
+    def _has_state(self) -> bool:
+        return self.settings.has_client_state
 
     @cached_property
     def _states(self) -> ClientStates:

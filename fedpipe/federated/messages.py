@@ -13,11 +13,18 @@ from fractions import Fraction
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 State = Mapping[str, Tensor]
 """What a strategy or a transform remembers from round to round, on the server or on a client: tensors by name."""
+
+
+TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
+DTYPES = {  # as safetensors names them
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 class Message:
@@ -32,9 +39,30 @@ class Message:
 
     def encode(self) -> bytes:
         """Return the byte form."""
+        return b"".join(self.frames())
+
+    def frames(self) -> list[bytes | memoryview]:
+        """Return the pieces of the byte form, one after the other: a header, and the tensors where they lie.
+
+        References:
+            The format of safetensors: the header's length in 8 bytes, JSON, the tensors' bytes.
+        """
         tensors: dict[str, Tensor] = {}
-        content = json.dumps(_without_tensors(self, "", tensors), separators=(",", ":"))
-        return save(tensors, metadata={"message": content})
+        content = TO_JSON(_without_tensors(self, "", tensors))
+        header: dict[str, Any] = {"__metadata__": {"message": content}}
+        end = 0
+        # Wide numbers first, so that all lie at multiples of their width.
+        ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+        for name, tensor in ordered:
+            start, end = end, end + tensor.nbytes
+            header[name] = {"dtype": DTYPES[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [start, end]}
+        text = TO_JSON(header).encode()
+        text += b" " * (-len(text) % 8)
+        return [struct.pack("<Q", len(text)), text, *(_bytes_of(tensor) for _, tensor in ordered)]
+
+    def __len__(self) -> int:
+        """Return the length of the byte form."""
+        return sum(map(len, self.frames()))
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -53,6 +81,16 @@ class Broadcast(Message):
     round: int  # 1, 2, ...
     parameters: Mapping[str, Tensor]  # the server's model, buffers too
     extra: State = field(default_factory=dict)  # what the strategy sends besides, (d,) float32 each
+
+    def vector(self, names: tuple[str, ...]) -> Tensor:
+        """Return these parameters as one vector, which clients of the same process share."""
+        if self._vector is None or self._vector[0] != names:
+            vector = torch.cat([self.parameters[name].reshape(-1) for name in names])
+            object.__setattr__(self, "_vector", (names, vector))  # frozen, but for this memory
+        assert self._vector is not None
+        return self._vector[1]
+
+    _vector: ClassVar[tuple[tuple[str, ...], Tensor] | None] = None
 
 
 @dataclass(frozen=True)
@@ -127,13 +165,15 @@ class Aggregate:
     scalars: Mapping[str, float] = field(default_factory=dict)  # weighted means
 
 
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
+
+
 def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Return the value as JSON, its tensors taken out into `tensors` by their path."""
     match value:
         case Tensor():
-            memory = value.untyped_storage().data_ptr()  # which safetensors writes for one tensor alone
-            shared = any(tensor.untyped_storage().data_ptr() == memory for tensor in tensors.values())
-            tensors[path] = value.clone() if shared else value.contiguous()
+            tensors[path] = value.contiguous()
             return {"$tensor": path}
         case Fraction():
             return {"$fraction": [str(value.numerator), str(value.denominator)]}

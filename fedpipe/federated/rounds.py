@@ -145,7 +145,7 @@ def run_rounds(
         due = number % settings.evaluate_every == 0 or number == settings.rounds
         test = evaluate(state.parameters) if due else None
         state = state.after_round(number, test)
-        bytes_down = len(tasks) * len(broadcast.encode()) + sum(len(task.encode()) for task in tasks.values())
+        bytes_down = len(tasks) * len(broadcast) + sum(map(len, tasks.values()))
         yield state, Round.of(number, cohort, arrived, enough, test, bytes_down)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fedpipe.federated.aggregation import Refused
 from fedpipe.federated.client import Client
-from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refusal, Task, Update
+from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refusal, Task
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,8 @@ class TrainAndSum:
         refusals: list[Refusal] = []
         bytes_up = 0
         for task in tasks:
-            sent = self.client.update(broadcast, task).encode()
-            bytes_up += len(sent)
-            update = Update.decode(sent)
+            update = self.client.update(broadcast, task)
+            bytes_up += len(update)
             try:
                 total = aggregator.add(total, strategy.on_arrival(update, task))
                 reports.append(update.report)
