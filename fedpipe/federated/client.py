@@ -16,7 +16,7 @@ from fedpipe.federated.state import ClientStates
 from fedpipe.federated.strategies import Strategy
 from fedpipe.federated.transforms import Chain
 from fedpipe.models import Architecture
-from fedpipe.models.parameters import Parameters, scratch_network_with, skeleton, vector_of
+from fedpipe.models.parameters import Parameters, scratch_network_with, vector_of
 from fedpipe.system.randomness import generator
 from fedpipe.training.arithmetic import PLAIN, Arithmetic
 from fedpipe.training.evaluation import evaluate
@@ -62,7 +62,8 @@ class Client:
         home = state.get(AT_HOME, {})
         parameters = {**broadcast.parameters, **home}
 
-        network, layout = self._network(parameters), self._layout
+        network = self._network(parameters)
+        layout = self._layout(network)
         accuracy_before = self._accuracy_on_held_out(store, k, network)
         local = self.settings.local.in_round(round).model_copy(update={"epochs": task.epochs})
         context = ClientContext(
@@ -119,11 +120,16 @@ class Client:
     def _store(self) -> ClientStore:
         return open_store(self.store)
 
+    def _layout(self, network: nn.Module) -> Layout:
+        """Return the layout of all networks of this architecture; made once."""
+        if "layout" not in self._memory:
+            lengths = {name: parameter.numel() for name, parameter in network.named_parameters()}
+            self._memory["layout"] = Layout(lengths, frozenset(self._strategy.stays_at_home(network)))
+        return self._memory["layout"]
+
     @cached_property
-    def _layout(self) -> Layout:
-        network = skeleton(self.architecture)
-        lengths = {name: parameter.numel() for name, parameter in network.named_parameters()}
-        return Layout(lengths, frozenset(self._strategy.stays_at_home(network)))
+    def _memory(self) -> dict[str, Layout]:
+        return {}
 
     @cached_property
     def _has_state(self) -> bool:

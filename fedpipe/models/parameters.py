@@ -39,9 +39,8 @@ def scratch_network_with(
 
 
 def skeleton(architecture: Architecture) -> nn.Module:
-    """Return a network without values, to ask for names and layers."""
-    with _one_at_a_time, torch.device("meta"):
-        return architecture.build()
+    """Return a new network, to ask for names and layers."""
+    return _build(architecture)
 
 
 def load(network: nn.Module, parameters: Parameters) -> nn.Module:
