@@ -25,7 +25,7 @@ from fedpipe.federated.transforms import TRANSFORMS, Chain, Transform
 from fedpipe.federated.transforms.clip import Clip
 from fedpipe.models.logistic import Logistic
 from fedpipe.models.parameters import flat
-from fedpipe.models.reference_bn_cnn import ReferenceBatchNormCNN
+from fedpipe.models.reference_cnn import ReferenceBatchNormCNN
 from tests.federations import client_of, federate, first_round, same, start_of, task_of, weights_of
 
 SGD = LocalTraining(epochs=2, batch_size=32, optimizer="sgd", lr=0.05)

@@ -104,7 +104,7 @@ class _Worker:
         self._free = FORK.Semaphore(len(self._outboxes))
         self._results, theirs = FORK.Pipe(duplex=False)
         self._process = FORK.Process(
-            target=_serve, args=(chunks, inbox, self._outboxes, self._free, theirs), daemon=True
+            target=_serve, args=(chunks, inbox, self._outboxes, self._free, theirs, os.getpid()), daemon=True
         )
         with warnings.catch_warnings():
             # Python 3.12 warns of forking with threads about. Torch's and NumPy's threads, which sleep, are no harm.
@@ -134,9 +134,9 @@ class _Worker:
             outbox.close()
 
 
-def _serve(chunks: Any, inbox: "_Memory", outboxes: "list[_Memory]", free: Any, results: Any) -> None:
+def _serve(chunks: Any, inbox: "_Memory", outboxes: "list[_Memory]", free: Any, results: Any, parent: int) -> None:
     """Run chunks of tasks in the worker's process, until it is killed."""
-    end_with_parent()
+    end_with_parent(parent)
     gc.freeze()  # collections would write to every object that is shared, and so copy it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     train_on_threads(1)

@@ -16,7 +16,7 @@ from fedpipe.federated.state import ClientStates
 from fedpipe.federated.strategies import Strategy
 from fedpipe.federated.transforms import Chain
 from fedpipe.models import Architecture
-from fedpipe.models.parameters import Parameters, scratch_network_with, vector_of
+from fedpipe.models.parameters import Parameters, scratch_network_with, skeleton, trained_names, vector_of
 from fedpipe.system.randomness import generator
 from fedpipe.training.arithmetic import PLAIN, Arithmetic
 from fedpipe.training.evaluation import evaluate
@@ -36,6 +36,11 @@ class Layout:
     def trained(self) -> tuple[str, ...]:
         """The names of the trained parameters."""
         return tuple(self.lengths)
+
+    @property
+    def shared(self) -> list[str]:
+        """The names of the trained parameters that clients send."""
+        return [name for name in self.lengths if name not in self.at_home]
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,7 @@ class Client:
         home = state.get(AT_HOME, {})
         parameters = {**broadcast.parameters, **home}
 
-        network = self._network(parameters)
-        layout = self._layout(network)
+        network, layout = self._network(parameters), self.layout
         accuracy_before = self._accuracy_on_held_out(store, k, network)
         local = self.settings.local.in_round(round).model_copy(update={"epochs": task.epochs})
         context = ClientContext(
@@ -109,6 +113,13 @@ class Client:
         return update
 
     @cached_property
+    def layout(self) -> Layout:
+        """What vectors hold; once made it is sent to workers with the rest."""
+        network = skeleton(self.architecture)
+        lengths = {name: network.get_parameter(name).numel() for name in trained_names(network)}
+        return Layout(lengths, frozenset(self._strategy.stays_at_home(network)))
+
+    @cached_property
     def _strategy(self) -> Strategy:
         return self.settings.algorithm
 
@@ -119,17 +130,6 @@ class Client:
     @cached_property
     def _store(self) -> ClientStore:
         return open_store(self.store)
-
-    def _layout(self, network: nn.Module) -> Layout:
-        """Return the layout of all networks of this architecture; made once."""
-        if "layout" not in self._memory:
-            lengths = {name: parameter.numel() for name, parameter in network.named_parameters()}
-            self._memory["layout"] = Layout(lengths, frozenset(self._strategy.stays_at_home(network)))
-        return self._memory["layout"]
-
-    @cached_property
-    def _memory(self) -> dict[str, Layout]:
-        return {}
 
     @cached_property
     def _has_state(self) -> bool:

@@ -13,7 +13,7 @@ from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refu
 from fedpipe.federated.sampling import Cohort
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.worker import TrainAndSum
-from fedpipe.models.parameters import Parameters, skeleton, trained_names
+from fedpipe.models.parameters import Parameters
 from fedpipe.system.errors import ParameterError
 from fedpipe.training.evaluation import Evaluation
 
@@ -124,10 +124,8 @@ def run_rounds(
             "federated.clients_per_round", f"{settings.clients_per_round} exceeds the {len(sizes)} clients"
         )
     examples = int(sizes.sum())
-    network = skeleton(client.architecture)
-    at_home = strategy.stays_at_home(network)
-    names = [name for name in trained_names(network) if name not in at_home]
-    dimension = sum(state.parameters[name].numel() for name in names)
+    names = client.layout.shared
+    dimension = sum(client.layout.lengths[name] for name in names)
 
     while not settings.is_over(state):
         number = state.round + 1

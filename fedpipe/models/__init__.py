@@ -9,8 +9,7 @@ from fedpipe.config.section import Section, choice
 from fedpipe.models.base import Architecture, Model
 from fedpipe.models.logistic import Logistic
 from fedpipe.models.paper_cnn import PaperCNN
-from fedpipe.models.reference_bn_cnn import ReferenceBatchNormCNN
-from fedpipe.models.reference_cnn import ReferenceCNN
+from fedpipe.models.reference_cnn import ReferenceBatchNormCNN, ReferenceCNN
 from fedpipe.models.two_nn import TwoNN
 
 __all__ = ["MODELS", "Architecture", "Model", "ModelChoice"]

@@ -39,8 +39,9 @@ def scratch_network_with(
 
 
 def skeleton(architecture: Architecture) -> nn.Module:
-    """Return a new network, to ask for names and layers."""
-    return _build(architecture)
+    """Return a network without values, to ask for names and layers."""
+    with _one_at_a_time, torch.device("meta"):
+        return architecture.build()
 
 
 def load(network: nn.Module, parameters: Parameters) -> nn.Module:

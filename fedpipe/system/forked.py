@@ -97,7 +97,7 @@ class _Worker:
 
 def _serve(connection: Connection, function: str) -> None:
     """Call the function in the worker's process, until it is killed."""
-    end_with_parent()
+    end_with_parent(os.getppid())  # the process that it was forked from
     gc.freeze()  # collections would write to every object that is shared, and so copy it
     module, _, name = function.partition(":")
     call = getattr(import_module(module), name)
@@ -111,9 +111,8 @@ def _read(number: int, path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def end_with_parent() -> None:
-    """Have the system end this process when its parent ends, however that ends (Linux)."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Have the system end this process when its parent ends, or has ended, however that ends (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
