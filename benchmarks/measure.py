@@ -38,14 +38,14 @@ def run(module: str, *arguments: str, checkout: Path = Path()) -> dict[str, Any]
         cwd=checkout,
         env=os.environ | {"PYTHONPATH": str(checkout)},  # before the installed package, in Ray's workers too
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
     )
     peak = Peak(process.pid)
-    output, _ = process.communicate()
+    output, errors = process.communicate()
     peak_mb = peak.stop()
     if process.returncode:
-        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{output[-3000:]}")
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{(output + errors)[-3000:]}")
     return json.loads(output.strip().splitlines()[-1]) | {"peak_mb": peak_mb}
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpipe.engines import Compute
-from fedpipe.engines.base import chunks
 from fedpipe.engines.packing import pack, unpack
+from fedpipe.engines.ray import chunks
 from fedpipe.system.errors import ParameterError, UserError
+from fedpipe.system.forked import Packed
 
 ENGINES = ["threads", "processes", "ray"]
 every = pytest.mark.parametrize("engine", ENGINES)
@@ -32,24 +33,50 @@ def compute(engine: Any, workers: int = 2, **settings: Any) -> Compute:
 # Jobs
 
 
-def times(shared: torch.Tensor, tasks: Sequence[int]) -> dict[int, torch.Tensor]:
-    time.sleep(0.02 * (tasks[0] % 3 == 0))  # so that chunks do not end in their order
-    return {task: shared * task for task in tasks}
+def times(shared: torch.Tensor, tasks: Iterable[int]) -> dict[int, torch.Tensor]:
+    results = {}
+    for task in tasks:
+        time.sleep(0.01 * (task % 3 == 0))  # so that tasks do not end in their order
+        results[task] = shared * task
+    return results
 
 
-def fails_at_three(shared: None, tasks: Sequence[int]) -> Sequence[int]:
-    if 3 in tasks:
-        raise ParameterError("three", "is too many")
-    return tasks
+def fails_at_three(shared: None, tasks: Iterable[int]) -> Sequence[int]:
+    done = []
+    for task in tasks:
+        if task == 3:
+            raise ParameterError("three", "is too many")
+        done.append(task)
+    return done
 
 
-def threads_of_torch(shared: None, tasks: Sequence[int]) -> int:
-    return torch.get_num_threads()
+def threads_of_torch(shared: None, tasks: Iterable[int]) -> int:
+    return sum(torch.get_num_threads() for _ in tasks)
 
 
-def process(shared: None, tasks: Sequence[int]) -> int:
-    time.sleep(0.01)
+def process(shared: None, tasks: Iterable[int]) -> int:
+    for _ in tasks:
+        time.sleep(0.01)
     return os.getpid()
+
+
+@dataclass(frozen=True)
+class Marks:
+    """A job that leaves a file for each task it has begun."""
+
+    folder: Path
+    seconds: float = 0.0  # that each takes
+
+    def __call__(self, shared: None, tasks: Iterable[int]) -> list[int]:
+        done = []
+        for task in tasks:
+            (self.folder / str(task)).touch()
+            time.sleep(self.seconds)
+            done.append(task)
+        return done
+
+    def begun(self) -> int:
+        return len(list(self.folder.iterdir()))
 
 
 def merged(results: Any) -> dict[int, list[float]]:
@@ -57,14 +84,17 @@ def merged(results: Any) -> dict[int, list[float]]:
 
 
 @given(st.integers(0, 1000), st.integers(1, 64))
-def test_chunks_are_the_tasks_ever_smaller_and_enough_for_all_workers(tasks: int, workers: int):
-    divided = [list(chunk) for chunk in chunks(range(tasks), workers)]
+def test_chunks_are_the_tasks_ever_smaller_and_enough_for_all_machines(tasks: int, machines: int):
+    divided = [list(chunk) for chunk in chunks(range(tasks), machines)]
     assert [task for chunk in divided for task in chunk] == list(range(tasks))
-    lengths = [len(chunk) for chunk in divided]
-    assert lengths == sorted(lengths, reverse=True)
-    assert len(divided) >= min(tasks, 2 * workers)
-    assert len(divided) <= 10 * workers
-    assert lengths[-1:] in ([], [1]) or lengths[-1] <= tasks / (6 * workers)
+    if machines > 1:
+        lengths = [len(chunk) for chunk in divided]
+        assert lengths == sorted(lengths, reverse=True)
+        assert len(divided) >= min(tasks, 2 * machines)
+        assert len(divided) <= 10 * machines
+        assert lengths[-1:] in ([], [1]) or lengths[-1] <= tasks / (6 * machines)
+    else:
+        assert len(divided) == min(tasks, 1)
 
 
 @every
@@ -92,9 +122,12 @@ def test_results_come_as_their_tasks_end(engine: str):
     assert order[-1] == 4
 
 
-def sleeps(shared: None, tasks: Sequence[int]) -> Sequence[int]:
-    time.sleep(0.2 * sum(tasks))
-    return tasks
+def sleeps(shared: None, tasks: Iterable[int]) -> Sequence[int]:
+    done = []
+    for task in tasks:
+        time.sleep(0.2 * task)
+        done.append(task)
+    return done
 
 
 @every
@@ -123,31 +156,52 @@ def test_an_exception_is_raised_in_place_of_its_result(engine: str):
 @every
 def test_a_worker_has_one_torch_thread(engine: str):
     with compute(engine).start() as run_tasks:
-        assert set(run_tasks(threads_of_torch, None, range(4))) == {1}
-
-
-@dataclass(frozen=True)
-class Marks:
-    """A job that leaves a file for each task it has begun."""
-
-    folder: Path
-
-    def __call__(self, shared: None, tasks: Sequence[int]) -> int:
-        for task in tasks:
-            (self.folder / str(task)).touch()
-        return len(tasks)
+        assert sum(run_tasks(threads_of_torch, None, range(4))) == 4
 
 
 @every
-def test_only_a_few_chunks_are_begun_ahead(engine: str, tmp_path: Path):
-    """So that memory does not grow with the cohort."""
-    expected = [len(chunk) for chunk in chunks(range(500), 2)]
+def test_results_are_few(engine: str, tmp_path: Path):
+    """A worker makes one result of all that it does in a second."""
     with compute(engine).start() as run_tasks:
-        results = run_tasks(Marks(tmp_path), None, range(500))
-        for taken in range(1, 6):
-            next(results)
-            time.sleep(0.1)
-            assert len(list(tmp_path.iterdir())) <= sum(expected[: taken + 4])
+        list(run_tasks(process, None, range(2)))  # workers have started
+        start = time.monotonic()
+        results = list(run_tasks(Marks(tmp_path), None, range(2000)))
+        assert len(results) <= 2 * (1 + time.monotonic() - start)
+    assert sorted(task for done in results for task in done) == list(range(2000))
+
+
+@every
+def test_results_tell_of_progress(engine: str, tmp_path: Path):
+    job = Marks(tmp_path, seconds=0.3)
+    with compute(engine).start() as run_tasks:
+        results = run_tasks(job, None, range(14))
+        done = next(results)
+        assert job.begun() < 14
+        done = sorted(done + [task for more in results for task in more])
+    assert done == list(range(14))
+
+
+@every
+def test_whoever_stops_iterating_ends_the_call(engine: str, tmp_path: Path):
+    job = Marks(tmp_path, seconds=0.3)
+    with compute(engine).start() as run_tasks:
+        for _ in run_tasks(job, None, range(40)):
+            break
+        assert merged(run_tasks(times, torch.ones(1), [1, 2])) == {1: [1.0], 2: [2.0]}
+        begun = job.begun()
+        assert begun < 20
+        time.sleep(1)
+        assert job.begun() <= begun + 2
+
+
+@every
+def test_what_a_job_does_not_take_another_call_is_handed(engine: str):
+    with compute(engine).start() as run_tasks:
+        assert sorted(run_tasks(takes_one, None, range(1100))) == list(range(1100))
+
+
+def takes_one(shared: None, tasks: Iterable[int]) -> int:
+    return next(iter(tasks))
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
@@ -182,16 +236,19 @@ def test_processes_end_with_their_engine():
             os.kill(worker, 0)
 
 
-def dies_at_three(shared: None, tasks: Sequence[int]) -> Sequence[int]:
-    if 3 in tasks:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return tasks
+def dies_at_three(shared: None, tasks: Iterable[int]) -> None:
+    for task in tasks:
+        if task == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_lost_process_is_an_error_that_says_so():
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_a_task_whose_processes_are_lost_again_and_again_is_an_error_that_says_so(engine: str):
     with (
-        compute("processes").start() as run_tasks,
-        pytest.raises(UserError, match=r"a worker process ended \(exit code -9\); if it ran out of memory, fewer"),
+        compute(engine).start() as run_tasks,
+        pytest.raises(
+            UserError, match=r"^worker processes ended 5 times; if they ran out of memory, fewer compute\.wor"
+        ),
     ):
         list(run_tasks(dies_at_three, None, range(8)))
 
@@ -202,24 +259,32 @@ class DiesOnce:
 
     marker: Path
 
-    def __call__(self, shared: None, tasks: Sequence[int]) -> Sequence[int]:
-        if 3 in tasks and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return tasks
+    def __call__(self, shared: None, tasks: Iterable[int]) -> Sequence[int]:
+        done = []
+        for task in tasks:
+            if task == 3 and not self.marker.exists():
+                self.marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            done.append(task)
+        return done
 
 
-def test_tasks_of_a_lost_ray_worker_run_again(tmp_path: Path):
-    with compute("ray").start() as run_tasks:
-        results = list(run_tasks(DiesOnce(tmp_path / "died"), None, range(8)))
-    assert sorted(task for part in results for task in part) == list(range(8))
-    assert (tmp_path / "died").exists()
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_tasks_of_a_lost_process_run_again(engine: str, tmp_path: Path):
+    with compute(engine).start() as run_tasks:
+        results = list(run_tasks(DiesOnce(tmp_path / "died"), None, range(1100)))
+        assert sorted(task for part in results for task in part) == list(range(1100))
+        assert (tmp_path / "died").exists()
+        assert merged(run_tasks(times, torch.ones(1), [1, 2])) == {1: [1.0], 2: [2.0]}
 
 
-def on_a_node(shared: torch.Tensor, tasks: Sequence[int]) -> tuple[int, dict[int, torch.Tensor]]:
+def on_a_node(shared: torch.Tensor, tasks: Iterable[int]) -> tuple[int, dict[int, torch.Tensor]]:
     """Tells a machine by the process that its workers are forked from."""
-    time.sleep(0.3)
-    return os.getppid(), {task: shared * task for task in tasks}
+    results = {}
+    for task in tasks:
+        time.sleep(0.1)
+        results[task] = shared * task
+    return os.getppid(), results
 
 
 def test_ray_joins_a_cluster_and_survives_the_loss_of_a_node_in_the_middle_of_a_call():
@@ -252,11 +317,11 @@ def test_a_ray_address_where_no_cluster_is_is_an_error_that_names_it():
         pass
 
 
-def test_a_packed_value_comes_back_with_tensors_of_its_own():
+def test_a_value_unpacked_from_memory_that_cannot_be_written_to_has_tensors_of_its_own():
     value = {"a": torch.arange(6.0).reshape(2, 3), "b": [torch.tensor(3), "text"], "c": torch.zeros(0)}
     packed = pack(value)
     assert sum(buffer.nbytes for buffer in packed.buffers) == 6 * 4 + 8
-    found = unpack(packed)
+    found = unpack(Packed(packed.frame, [buffer.toreadonly() for buffer in packed.buffers]))
     assert torch.equal(found["a"], value["a"])
     assert found["b"] == value["b"]
     assert found["c"].shape == (0,)

@@ -1,4 +1,4 @@
-"""Values with tensors in them as a few bytes and the tensors' memory, for engines whose workers share none.
+"""Values with tensors in them between processes: a few bytes and the tensors' memory.
 
 This is how one program's processes talk; what a server and a client on another machine would send each other is
 `fedpipe.federated.messages`.
@@ -7,23 +7,16 @@ This is how one program's processes talk; what a server and a client on another 
 import io
 import pickle
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-Form = TypeVar("Form")
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A value between processes."""
-
-    frame: bytes  # a pickle of everything but the tensors' contents
-    buffers: Sequence[np.ndarray]  # the tensors' contents, uint8, in the frame's order
+from fedpipe.system.forked import Packed
+from fedpipe.system.machine import train_on_threads
 
 
 def pack(value: object) -> Packed:
@@ -31,12 +24,13 @@ def pack(value: object) -> Packed:
     buffers: list[pickle.PickleBuffer] = []
     frame = io.BytesIO()
     _Pickler(frame, protocol=5, buffer_callback=buffers.append).dump(value)
-    return Packed(frame.getvalue(), [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers])
+    return Packed(frame.getvalue(), [buffer.raw() for buffer in buffers])
 
 
 def unpack(packed: Packed) -> Any:
-    """Return the value; its tensors have memory of their own."""
-    return pickle.loads(packed.frame, buffers=[bytearray(buffer) for buffer in packed.buffers])
+    """Return the value. Its tensors are the buffers' memory, or copies where that cannot be written to."""
+    buffers = map(memoryview, packed.buffers)
+    return pickle.loads(packed.frame, buffers=[bytearray(each) if each.readonly else each for each in buffers])
 
 
 @dataclass(frozen=True)
@@ -47,27 +41,41 @@ class Outcome:
     error: Exception | None = None
 
 
-def outcome_of(job: Callable[[Any, Any], Any], shared: object, chunk: object, form: Callable[[Outcome], Form]) -> Form:
-    """Call the job, and return what came of it in a form that can be sent."""
-    try:
-        return form(Outcome(job(shared, chunk)))
-    except Exception as error:
-        error.add_note(f"in a worker:\n{traceback.format_exc()}")
-        return form(Outcome(error=error))
+class Calls:
+    """Call a job in a worker's process: a handler as `ForkedWorkers` understands it.
+
+    Args:
+        common: the job, pickled, and the value that it shares.
+    """
+
+    def __init__(self, common: Packed) -> None:
+        self._common = common
+
+    def __call__(self, tasks: bytes, taken: Iterable[int]) -> Packed:
+        try:
+            job, shared = self._unpacked
+            every = pickle.loads(tasks)
+            return pack(Outcome(job(shared, (every[index] for index in taken))))
+        except Exception as error:
+            error.add_note(f"in a worker:\n{traceback.format_exc()}")
+            return pack(Outcome(error=error))
+
+    @cached_property
+    def _unpacked(self) -> tuple[Any, Any]:
+        train_on_threads(1)
+        job, shared = unpack(self._common)
+        return pickle.loads(job), shared
 
 
-def value_of(outcome: Outcome) -> Any:
-    """Return the value, or raise the exception."""
+HANDLER = f"{Calls.__module__}:{Calls.__qualname__}"
+
+
+def value_of(packed: Packed) -> Any:
+    """Return the value of an outcome, or raise its exception."""
+    outcome = unpack(packed)
     if outcome.error:
         raise outcome.error
     return outcome.value
-
-
-def dumps(value: object) -> bytes:
-    """Return a pickle of the value, tensors and all; `pickle.loads` undoes it."""
-    frame = io.BytesIO()
-    _Pickler(frame, protocol=5).dump(value)
-    return frame.getvalue()
 
 
 class _Pickler(pickle.Pickler):

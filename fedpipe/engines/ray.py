@@ -1,28 +1,32 @@
 """Ray: the cores of a cluster. Tasks of a lost worker or a lost machine run again elsewhere.
 
-On each machine one actor supervises as many forked processes as it has cores for; they share the memory of torch, and
-what a call shares reaches a machine once. Machines must see the clients' examples and the test set under the same path,
-as on a shared file system.
+On each machine one actor supervises as many forked processes as it has cores for; they share the memory of torch (on
+the machine of this process, with it), and what a call shares reaches a machine once. Machines must see the clients'
+examples and the test set under the same path, as on a shared file system.
 """
 
 import pickle
 import socket
+import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from importlib import import_module
-from itertools import count
+from importlib.util import find_spec
+from itertools import count, islice
 from typing import Any
 
 from pydantic import Field
 
-from fedpipe.engines.base import Engine, RunTasks, as_they_come, chunks
-from fedpipe.engines.packing import dumps, outcome_of, value_of
+from fedpipe.engines.base import Engine, RunTasks
+from fedpipe.engines.packing import HANDLER, pack, value_of
 from fedpipe.system.errors import ParameterError, UserError
-from fedpipe.system.forked import ForkedWorkers
-from fedpipe.system.machine import cores, train_on_threads
+from fedpipe.system.forked import ForkedWorkers, ForkServer, fork_server
+from fedpipe.system.machine import cores
 
+AHEAD = 2  # runs that a machine has at a time, so that its workers need not wait for the next
+LAST_CHUNKS = 6  # chunks for each machine if all were of the smallest size
 START = 60  # seconds in which a machine's actor must be there
 
 
@@ -34,61 +38,81 @@ class RayEngine(Engine):
     @contextmanager
     def start(self, workers: int | None) -> Iterator[RunTasks]:
         """Return a context as `Engine.start` does; with an address, None workers means each of the cluster's cores."""
-        try:
-            import ray
-        except ImportError:
-            raise ParameterError("compute.engine", 'ray is not installed; pip install -e ".[ray]"') from None
-
+        if not find_spec("ray"):
+            raise ParameterError("compute.engine", 'ray is not installed; pip install -e ".[ray]"')
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self.address is None:
             # On the loopback interface alone.
             options |= {"num_cpus": workers or cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        try:
-            _check_answers(self.address)
-            ray.init(address=self.address or "local", **options)
-        except (OSError, ValueError) as error:
-            raise ParameterError("compute.ray_address", f"{self.address}: {error}") from None
-        try:
-            machines = _Machines(workers)
-            yield machines.run_tasks
-        finally:
-            ray.shutdown()
+        # Workers on this machine share this process's memory; once Ray has threads here, it cannot be forked any more.
+        with nullcontext() if "ray" in sys.modules else fork_server() as server:
+            import ray
+
+            try:
+                _check_answers(self.address)
+                ray.init(address=self.address or "local", **options)
+            except (OSError, ValueError) as error:
+                raise ParameterError("compute.ray_address", f"{self.address}: {error}") from None
+            try:
+                yield _Machines(workers, server).run_tasks
+            finally:
+                ray.shutdown()
+
+
+@dataclass
+class _Run:
+    """A machine's run of some tasks."""
+
+    machine: Any
+    tasks: Sequence[Any]
+    done: set[int] = field(default_factory=set)  # places of the tasks whose results are here
 
 
 class _Machines:
     """The cluster's machines, each with an actor that supervises its workers."""
 
-    def __init__(self, workers: int | None) -> None:
-        self._workers, self._calls = workers, count(1)
+    def __init__(self, workers: int | None, server: ForkServer | None) -> None:
+        self._workers, self._server, self._calls = workers, server, count(1)
         self._actors: dict[Any, int] = {}  # actor: how many workers it has
-        self._running: dict[Any, tuple[Any, Any]] = {}  # reference to a result: the actor that makes it, its chunk
 
     def run_tasks(self, job: Any, shared: Any, tasks: Any, /) -> Iterator[Any]:
         import ray
-        from ray.exceptions import ObjectLostError, RayActorError
+        from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
         if not self._actors:
             self._start(job.__module__)
         call = next(self._calls)
         cloudpickle: Any = import_module("ray.cloudpickle")  # knows classes of a script or a notebook too
-        common = ray.put(dumps((cloudpickle.dumps(job), shared)))
+        common = ray.put(pack((cloudpickle.dumps(job), shared)))
+        runs: dict[Any, _Run] = {}  # by the stream of their results
 
-        def submit(chunk: Any) -> Any:
-            actor = self._least_loaded()
-            reference = actor.call.remote(call, common, pickle.dumps(chunk))
-            self._running[reference] = actor, chunk
-            return reference
+        def begin(tasks: Sequence[Any]) -> None:
+            machine = self._least_loaded(runs.values())
+            stream = machine.run.options(num_returns="streaming").remote(call, common, pickle.dumps(tasks), len(tasks))
+            runs[stream] = _Run(machine, tasks)
 
-        def result(reference: Any) -> Any:
-            actor, chunk = self._running.pop(reference)
+        work = chunks(tasks, len(self._actors))
+        while True:
+            for chunk in islice(work, max(0, AHEAD * len(self._actors) - len(runs))):
+                begin(chunk)
+            if not runs:
+                return
+            stream: Any
+            [stream], _ = ray.wait([*runs])
+            run = runs[stream]
             try:
-                return value_of(pickle.loads(ray.get(reference)))
+                done, result = ray.get(next(stream))
+            except StopIteration:
+                del runs[stream]
             except (RayActorError, ObjectLostError):
-                self._actors.pop(actor, None)
-                return result(submit(chunk))
-
-        workers = sum(self._actors.values())
-        return as_they_come(submit, ray.wait, result, chunks(tasks, workers), ahead=2 * workers)
+                self._actors.pop(run.machine, None)
+                del runs[stream]
+                begin([task for place, task in enumerate(run.tasks) if place not in run.done])
+            except RayTaskError as error:
+                raise error.cause from None
+            else:
+                run.done.update(done)
+                yield value_of(result)
 
     def _start(self, module: str) -> None:
         """Start an actor on each machine whose cores are free; its workers share what this module imports."""
@@ -102,9 +126,9 @@ class _Machines:
             if number:
                 left = None if left is None else left - number
                 place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                options = {"num_cpus": number, "max_concurrency": number + 1, "scheduling_strategy": place}
+                options = {"num_cpus": number, "max_concurrency": AHEAD + 1, "scheduling_strategy": place}
                 actor = ray.remote(ForkedWorkers).options(**options)
-                self._actors[actor.remote(number, f"{__name__}:run_in_worker", [module])] = number
+                self._actors[actor.remote(number, HANDLER, self._server, [module])] = number
         begun = {actor.process.remote(): actor for actor in self._actors}
         for late in ray.wait([*begun], num_returns=len(begun), timeout=START)[1] if begun else []:
             ray.kill(begun[late])
@@ -112,24 +136,25 @@ class _Machines:
         if not self._actors:
             raise ParameterError("compute.ray_address", f"no machine of the cluster has free cores within {START} s")
 
-    def _least_loaded(self) -> Any:
+    def _least_loaded(self, runs: Iterable[_Run]) -> Any:
         if not self._actors:
             raise UserError("compute.engine: ray: every machine of the cluster was lost")
-        busy = Counter(actor for actor, _ in self._running.values())
+        busy = Counter(run.machine for run in runs)
         return min(self._actors, key=lambda actor: busy[actor] / self._actors[actor])
 
 
-def run_in_worker(common: bytes, chunk: bytes) -> bytes:
-    """Run a chunk in a worker's process: the function that `ForkedWorkers` calls."""
-    job, shared = _unpacked(common)
-    return outcome_of(job, shared, pickle.loads(chunk), dumps)
+def chunks(tasks: Sequence[Any], machines: int) -> Iterator[Sequence[Any]]:
+    """Divide tasks among machines: all for the only one, else ever smaller chunks, so that all end at the same time.
 
-
-@lru_cache(maxsize=1)
-def _unpacked(common: bytes) -> tuple[Any, Any]:
-    train_on_threads(1)
-    job, shared = pickle.loads(common)
-    return pickle.loads(job), shared
+    References:
+        Polychronopoulos & Kuck 1987, "Guided self-scheduling".
+    """
+    start, least = 0, max(1, len(tasks) // (LAST_CHUNKS * machines))
+    while start < len(tasks):
+        left = len(tasks) - start
+        stop = start + (left if machines == 1 else min(left, max(least, -(-left // (2 * machines)))))
+        yield tasks[start:stop]
+        start = stop
 
 
 def _check_answers(address: str | None) -> None:

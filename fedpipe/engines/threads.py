@@ -1,11 +1,14 @@
 """Threads of this process: nothing to start, nothing to copy; torch releases the interpreter while it computes."""
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
-from fedpipe.engines.base import Engine, RunTasks, as_they_come, chunks
+from fedpipe.engines.base import Engine, RunTasks
+from fedpipe.system.forked import for_a_while
 from fedpipe.system.machine import cores, train_on_threads
 
 
@@ -19,18 +22,31 @@ class Threads(Engine):
         pool = ThreadPoolExecutor(workers, "worker", initializer=train_on_threads, initargs=(1,))
 
         def run_tasks(job: Any, shared: Any, tasks: Any, /) -> Iterator[Any]:
-            return as_they_come(
-                lambda chunk: pool.submit(job, shared, chunk), first_ended, Future.result, chunks(tasks, workers),
-                ahead=2 * workers,
-            )  # fmt: skip
+            left = deque(tasks)
+
+            def take() -> Iterator[Any]:
+                while left:
+                    try:
+                        yield left.popleft()
+                    except IndexError:  # another thread has taken the last one
+                        return
+
+            def work() -> list[Any]:
+                taken = for_a_while(take())
+                return [job(shared, chain([first], taken)) for first in islice(taken, 1)]
+
+            working = {pool.submit(work) for _ in range(workers)}
+            try:
+                while working:
+                    ended, working = wait(working, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        if left:
+                            working.add(pool.submit(work))
+                        yield from future.result()
+            finally:
+                left.clear()
 
         try:
             yield run_tasks
         finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def first_ended(pending: "list[Future[Any]]") -> "tuple[list[Future[Any]], list[Future[Any]]]":
-    """Wait until some futures have ended; divide them into these and the rest."""
-    ended, _ = wait(pending, return_when=FIRST_COMPLETED)
-    return [future for future in pending if future in ended], [future for future in pending if future not in ended]
+            pool.shutdown()

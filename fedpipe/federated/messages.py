@@ -8,8 +8,9 @@ counted on that form. Vectors are (d,) float32: all trained parameters, one afte
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,6 +22,7 @@ State = Mapping[str, Tensor]
 
 
 TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
+AS_THEY_ARE = frozenset({int, float, str, bool, type(None)})  # in JSON
 DTYPES = {  # as safetensors names them
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -171,6 +173,8 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Return the value as JSON, its tensors taken out into `tensors` by their path."""
+    if type(value) in AS_THEY_ARE:
+        return value
     match value:
         case Tensor():
             tensors[path] = value.contiguous()
@@ -182,11 +186,15 @@ def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         case Mapping():
             return {"$map": {key: _without_tensors(item, f"{path}/{key}", tensors) for key, item in value.items()}}
         case Message():
-            assert is_dataclass(value)
-            content = {f.name: _without_tensors(getattr(value, f.name), f"{path}/{f.name}", tensors)
-                       for f in fields(value)}  # fmt: skip
+            content = {name: _without_tensors(getattr(value, name), f"{path}/{name}", tensors)
+                       for name in _fields(type(value))}  # fmt: skip
             return {"$message": type(value).__name__, **content}
     return value
+
+
+@lru_cache
+def _fields(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -1,6 +1,6 @@
 """The evaluation of the server's model on the test set, divided among an engine's workers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class EvaluateParts:
     test: Path  # as `fedpipe.data.datasets.save` writes it
     arithmetic: Arithmetic
 
-    def __call__(self, parameters: Parameters, tasks: Sequence[range]) -> list[Part]:
+    def __call__(self, parameters: Parameters, tasks: Iterable[range]) -> list[Part]:
         device = self.arithmetic.torch_device()
         test = load_to(device, self.test)
         network = scratch_network_with(self.architecture, parameters, device)

@@ -1,6 +1,6 @@
 """What a worker does with the tasks it is handed: run those clients, and send one partial sum of their updates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedpipe.federated.aggregation import Refused
@@ -14,7 +14,7 @@ class TrainAndSum:
 
     client: Client
 
-    def __call__(self, broadcast: Broadcast, tasks: Sequence[Task]) -> PartialSum:
+    def __call__(self, broadcast: Broadcast, tasks: Iterable[Task]) -> PartialSum:
         settings = self.client.settings
         strategy, aggregator = settings.algorithm, settings.aggregator
         total = aggregator.empty()

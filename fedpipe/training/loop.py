@@ -130,8 +130,8 @@ def train(
         for block in order.split(batch_size * max(1, BLOCK // batch_size)):
             batches = zip(normalised(images[block]).split(batch_size), labels[block].split(batch_size), strict=True)
             losses += [step(*batch) for batch in batches]
-        sizes = [len(batch) for batch in order.split(batch_size)]
-        yield float(np.average(torch.stack(losses).tolist(), weights=sizes))
+        sizes = np.array([len(batch) for batch in order.split(batch_size)])
+        yield float((np.array(torch.stack(losses).tolist()) * sizes).sum() / len(labels))
 
 
 def _step(
