@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fedpipe.engines import Compute
 from fedpipe.engines.packing import pack, unpack
-from fedpipe.engines.ray import chunks
+from fedpipe.engines.ray import shares
 from fedpipe.system.errors import ParameterError, UserError
 from fedpipe.system.forked import Packed
 
@@ -83,18 +83,12 @@ def merged(results: Any) -> dict[int, list[float]]:
     return {task: result.tolist() for part in results for task, result in part.items()}
 
 
-@given(st.integers(0, 1000), st.integers(1, 64))
-def test_chunks_are_the_tasks_ever_smaller_and_enough_for_all_machines(tasks: int, machines: int):
-    divided = [list(chunk) for chunk in chunks(range(tasks), machines)]
-    assert [task for chunk in divided for task in chunk] == list(range(tasks))
-    if machines > 1:
-        lengths = [len(chunk) for chunk in divided]
-        assert lengths == sorted(lengths, reverse=True)
-        assert len(divided) >= min(tasks, 2 * machines)
-        assert len(divided) <= 10 * machines
-        assert lengths[-1:] in ([], [1]) or lengths[-1] <= tasks / (6 * machines)
-    else:
-        assert len(divided) == min(tasks, 1)
+@given(st.integers(0, 1000), st.lists(st.integers(1, 64), min_size=1, max_size=8))
+def test_machines_share_all_tasks_in_proportion_to_their_workers(tasks: int, workers: list[int]):
+    divided = shares(tasks, workers)
+    assert [task for share in divided for task in share] == list(range(tasks))
+    for share, number in zip(divided, workers, strict=True):
+        assert abs(len(share) - tasks * number / sum(workers)) < 1
 
 
 @every
@@ -307,6 +301,30 @@ def test_ray_joins_a_cluster_and_survives_the_loss_of_a_node_in_the_middle_of_a_
             assert left in nodes
     finally:
         cluster.shutdown()
+
+
+def test_a_machine_of_a_ray_cluster_that_is_through_takes_over_what_another_has_left(tmp_path: Path):
+    """The tasks of the first half, one machine's share, take long; those of the second half no time."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    try:
+        with Compute(engine="ray", ray_address=cluster.address, device="cpu").start() as run_tasks:
+            list(run_tasks(process, None, range(2)))  # workers have started
+            results = list(run_tasks(slow_first_half, 20, range(20)))
+        assert sorted(task for _, done in results for task in done) == list(range(20))
+        assert len({worker for worker, done in results if min(done) < 10}) == 2
+    finally:
+        cluster.shutdown()
+
+
+def slow_first_half(number: int, tasks: Iterable[int]) -> tuple[int, list[int]]:
+    done = []
+    for task in tasks:
+        time.sleep(0.3 * (2 * task < number))
+        done.append(task)
+    return os.getpid(), done
 
 
 def test_a_ray_address_where_no_cluster_is_is_an_error_that_names_it():

@@ -45,26 +45,25 @@ class Calls:
     """Call a job in a worker's process: a handler as `ForkedWorkers` understands it.
 
     Args:
-        common: the job, pickled, and the value that it shares.
+        common: the job, pickled, the value that it shares, and all tasks, pickled.
     """
 
     def __init__(self, common: Packed) -> None:
         self._common = common
 
-    def __call__(self, tasks: bytes, taken: Iterable[int]) -> Packed:
+    def __call__(self, taken: Iterable[int]) -> Packed:
         try:
-            job, shared = self._unpacked
-            every = pickle.loads(tasks)
-            return pack(Outcome(job(shared, (every[index] for index in taken))))
+            job, shared, tasks = self._unpacked
+            return pack(Outcome(job(shared, (tasks[index] for index in taken))))
         except Exception as error:
             error.add_note(f"in a worker:\n{traceback.format_exc()}")
             return pack(Outcome(error=error))
 
     @cached_property
-    def _unpacked(self) -> tuple[Any, Any]:
+    def _unpacked(self) -> tuple[Any, Any, Any]:
         train_on_threads(1)
-        job, shared = unpack(self._common)
-        return pickle.loads(job), shared
+        job, shared, tasks = unpack(self._common)
+        return pickle.loads(job), shared, pickle.loads(tasks)
 
 
 HANDLER = f"{Calls.__module__}:{Calls.__qualname__}"

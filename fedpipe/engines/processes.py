@@ -29,8 +29,8 @@ class Processes(Engine):
             pool, numbers = ForkedWorkers(workers or cores(), HANDLER, server), count(1)
 
             def run_tasks(job: Any, shared: Any, tasks: Any, /) -> Iterator[Any]:
-                common = pack((pickle.dumps(job), shared))
-                for _, result in pool.run(next(numbers), common, pickle.dumps(tasks), len(tasks)):
+                common = pack((pickle.dumps(job), shared, pickle.dumps(tasks)))
+                for _, result in pool.run(next(numbers), common, range(len(tasks))):
                     yield value_of(result)
 
             yield run_tasks

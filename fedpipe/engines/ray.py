@@ -5,16 +5,15 @@ the machine of this process, with it), and what a call shares reaches a machine 
 examples and the test set under the same path, as on a shared file system.
 """
 
-import pickle
 import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import count, islice
+from itertools import accumulate, count
 from typing import Any
 
 from pydantic import Field
@@ -25,8 +24,8 @@ from fedpipe.system.errors import ParameterError, UserError
 from fedpipe.system.forked import ForkedWorkers, ForkServer, fork_server
 from fedpipe.system.machine import cores
 
-AHEAD = 2  # runs that a machine has at a time, so that its workers need not wait for the next
-LAST_CHUNKS = 6  # chunks for each machine if all were of the smallest size
+CALLS = 8  # of a machine at a time: its run, those that it takes over, and what others ask of it
+LOOK = 0.2  # seconds until a machine that is through asks again whether it can help
 START = 60  # seconds in which a machine's actor must be there
 
 
@@ -64,8 +63,7 @@ class _Run:
     """A machine's run of some tasks."""
 
     machine: Any
-    tasks: Sequence[Any]
-    done: set[int] = field(default_factory=set)  # places of the tasks whose results are here
+    left: set[int]  # the numbers of the tasks whose results are not here yet
 
 
 class _Machines:
@@ -83,35 +81,49 @@ class _Machines:
             self._start(job.__module__)
         call = next(self._calls)
         cloudpickle: Any = import_module("ray.cloudpickle")  # knows classes of a script or a notebook too
-        common = ray.put(pack((cloudpickle.dumps(job), shared)))
+        common = ray.put(pack((cloudpickle.dumps(job), shared, cloudpickle.dumps(tasks))))
         runs: dict[Any, _Run] = {}  # by the stream of their results
 
-        def begin(tasks: Sequence[Any]) -> None:
-            machine = self._least_loaded(runs.values())
-            stream = machine.run.options(num_returns="streaming").remote(call, common, pickle.dumps(tasks), len(tasks))
-            runs[stream] = _Run(machine, tasks)
+        def begin(machine: Any, indices: Sequence[int]) -> None:
+            stream = machine.run.options(num_returns="streaming").remote(call, common, indices)
+            runs[stream] = _Run(machine, set(indices))
 
-        work = chunks(tasks, len(self._actors))
-        while True:
-            for chunk in islice(work, max(0, AHEAD * len(self._actors) - len(runs))):
-                begin(chunk)
-            if not runs:
-                return
-            stream: Any
-            [stream], _ = ray.wait([*runs])
-            run = runs[stream]
+        def help_others(machine: Any) -> bool:
+            """Have a machine that is through take over half of what another one has left, if there is much."""
+            for other in {run.machine for run in runs.values()} - {machine}:
+                with suppress(RayActorError):  # it is lost, as will be seen when its results are waited for
+                    if given := ray.get(other.give_up.remote(call)):
+                        for run in runs.values():
+                            run.left.difference_update(given if run.machine == other else ())
+                        begin(machine, given)
+                        return True
+            return False
+
+        for machine, indices in zip(self._actors, shares(len(tasks), [*self._actors.values()]), strict=True):
+            if indices:
+                begin(machine, indices)
+        through: set[Any] = set()  # machines that have nothing to do
+        while runs:
+            ready, _ = ray.wait([*runs], timeout=LOOK if through else None)
+            if not ready:
+                through = {machine for machine in through if not help_others(machine)}
+                continue
+            stream: Any = ready[0]
             try:
                 done, result = ray.get(next(stream))
             except StopIteration:
-                del runs[stream]
+                machine = runs.pop(stream).machine
+                if not help_others(machine):
+                    through.add(machine)
             except (RayActorError, ObjectLostError):
+                run = runs.pop(stream)
                 self._actors.pop(run.machine, None)
-                del runs[stream]
-                begin([task for place, task in enumerate(run.tasks) if place not in run.done])
+                through.discard(run.machine)
+                begin(self._least_loaded(runs.values()), sorted(run.left))
             except RayTaskError as error:
                 raise error.cause from None
             else:
-                run.done.update(done)
+                runs[stream].left.difference_update(done)
                 yield value_of(result)
 
     def _start(self, module: str) -> None:
@@ -126,7 +138,7 @@ class _Machines:
             if number:
                 left = None if left is None else left - number
                 place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                options = {"num_cpus": number, "max_concurrency": AHEAD + 1, "scheduling_strategy": place}
+                options = {"num_cpus": number, "max_concurrency": CALLS, "scheduling_strategy": place}
                 actor = ray.remote(ForkedWorkers).options(**options)
                 self._actors[actor.remote(number, HANDLER, self._server, [module])] = number
         begun = {actor.process.remote(): actor for actor in self._actors}
@@ -143,18 +155,10 @@ class _Machines:
         return min(self._actors, key=lambda actor: busy[actor] / self._actors[actor])
 
 
-def chunks(tasks: Sequence[Any], machines: int) -> Iterator[Sequence[Any]]:
-    """Divide tasks among machines: all for the only one, else ever smaller chunks, so that all end at the same time.
-
-    References:
-        Polychronopoulos & Kuck 1987, "Guided self-scheduling".
-    """
-    start, least = 0, max(1, len(tasks) // (LAST_CHUNKS * machines))
-    while start < len(tasks):
-        left = len(tasks) - start
-        stop = start + (left if machines == 1 else min(left, max(least, -(-left // (2 * machines)))))
-        yield tasks[start:stop]
-        start = stop
+def shares(tasks: int, workers: Sequence[int]) -> list[range]:
+    """Divide the numbers of tasks among machines, in proportion to their workers."""
+    ends = [tasks * upto // sum(workers) for upto in accumulate(workers)]
+    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _check_answers(address: str | None) -> None:

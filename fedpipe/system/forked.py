@@ -4,6 +4,7 @@ Imports nothing large: who supervises such processes, such as a Ray actor, stays
 """
 
 import ctypes
+import fcntl
 import gc
 import mmap
 import os
@@ -15,10 +16,12 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 import warnings
 import weakref
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -37,6 +40,7 @@ Item = TypeVar("Item")
 
 ATTEMPTS = 5  # to run tasks whose processes were lost
 SECONDS = 1.0  # that a worker takes tasks for one result
+WORTHWHILE = 0.2  # seconds of work that others may take over: to have one result more takes a hundredth
 TICKETS = 512  # of a run: any pipe holds them all
 TICKET = struct.Struct("II")  # the places of some tasks: start, stop
 ALIGNED = 64  # bytes: where a buffer may begin
@@ -159,11 +163,10 @@ def _serve(connection: Connection) -> None:
         if common_comes:
             handler = None  # frees the memory of the one before
             handler = kind(_received(connection))
-        [tasks] = _received(connection).buffers
         with os.fdopen(recv_handle(connection), "rb", buffering=0) as tickets:
             while ticket := tickets.read(TICKET.size):
                 taken = _Taken(ticket, tickets, indices)
-                answer = _Sent(handler(tasks, taken))
+                answer = _Sent(handler(taken))
                 connection.send(taken.indices)
                 answer.to(connection)
         connection.send(None)
@@ -197,10 +200,10 @@ def for_a_while(items: Iterable[Item]) -> Iterator[Item]:
 class ForkedWorkers:
     """Run tasks in forked processes, whoever is free taking the next.
 
-    A handler is made in each process of a `Packed` value that many runs have in common. It is called with a run's
-    tasks, as bytes, and an iterator over the indices of those that it is to do, and returns a `Packed` result. The
-    iterator takes tasks from those that are left, one after the other, and ends when there are none or a second is
-    over: results are few, but come often enough to tell of progress, and all processes are busy to the end.
+    A handler is made in each process of a `Packed` value, tasks and all, that runs have in common. It is called with an
+    iterator over the numbers of the tasks that it is to do, and returns a `Packed` result. The iterator takes tasks
+    from those that are left, one after the other, and ends when there are none or a second is over: results are few,
+    but come often enough to tell of progress, and all processes are busy to the end.
 
     Args:
         workers: how many processes.
@@ -216,8 +219,8 @@ class ForkedWorkers:
         self._running: weakref.WeakSet[_Tickets] = weakref.WeakSet()
         self._workers = [self._new_worker() for _ in range(workers)]
 
-    def run(self, number: int, common: Packed, tasks: bytes, count: int) -> Iterator[tuple[list[int], Packed]]:
-        """Yield indices of tasks and the handler's result of these, as they come. Lost processes' tasks run again.
+    def run(self, number: int, common: Packed, indices: Sequence[int]) -> Iterator[tuple[list[int], Packed]]:
+        """Yield numbers of tasks and the handler's result of these, as they come. Lost processes' tasks run again.
 
         Several threads may do so at the same time; a process turns to the next run when nothing of one is left to take.
         A run ends early if its iterator is closed, and where one with a later number begins.
@@ -225,53 +228,54 @@ class ForkedWorkers:
         Args:
             number: of `common`, ascending. Only the latest stays in memory.
             common: what runs of the same number have in common.
-            tasks: all of them, as the handler understands them.
-            count: how many they are.
+            indices: the numbers of the tasks.
 
         Raises:
             UserError: processes were lost again and again.
         """
-        left: Sequence[int] = range(count)
-        in_vain = 0
+        left, in_vain = indices, 0
         while left and number >= self._number:
             done: set[int] = set()
-            for indices, result in self._run(number, common, _Sent(Packed(b"", [memoryview(tasks)])), left):
-                done.update(indices)
-                yield indices, result
-            left = [index for index in left if index not in done]
+            with _Tickets(left) as tickets:
+                for some, result in self._run(number, common, tickets):
+                    done.update(some)
+                    yield some, result
+            left = [index for index in left if index not in done and index not in tickets.given]
             in_vain = 0 if done else in_vain + 1
             if in_vain == ATTEMPTS:
                 reason = "if they ran out of memory, fewer compute.workers need less"
                 raise UserError(f"worker processes ended {ATTEMPTS} times; {reason}")
 
+    def give_up(self, number: int) -> list[int]:
+        """Return the numbers of tasks that runs of `number` will not do: half those left, if that is worth it."""
+        with self._lock:
+            return [index for tickets in self._running for index in tickets.give_up() if number == self._number]
+
     def process(self) -> int:
         """Return the number of this process, which tells that it is there."""
         return os.getpid()
 
-    def _run(
-        self, number: int, common: Packed, tasks: "_Sent", indices: Sequence[int]
-    ) -> Iterator[tuple[list[int], Packed]]:
+    def _run(self, number: int, common: Packed, tickets: "_Tickets") -> Iterator[tuple[list[int], Packed]]:
         """Yield as `run` does, without the tasks of processes that are lost."""
         results = Results()
-        with _Tickets(len(indices)) as tickets:
-            with self._lock:
-                if number < self._number:
-                    return
-                if number > self._number:
-                    self._number, self._common = number, _Sent(common)
-                    for abandoned in self._running:
-                        abandoned.take_back()
-                self._running.add(tickets)
-                self._workers = [worker if worker.alive else self._new_worker() for worker in self._workers]
-                for worker in self._workers:
-                    worker.begin(results, self._common, indices, tasks, tickets.source)
-                working = len(self._workers)
-            while working:
-                result = results.get()
-                if result is None:
-                    working -= 1
-                else:
-                    yield result
+        with self._lock:
+            if number < self._number:
+                return
+            if number > self._number:
+                self._number, self._common = number, _Sent(common)
+                for abandoned in self._running:
+                    abandoned.take_back()
+            self._running.add(tickets)
+            self._workers = [worker if worker.alive else self._new_worker() for worker in self._workers]
+            for worker in self._workers:
+                worker.begin(results, self._common, tickets)
+            working = len(self._workers)
+        while working:
+            result = results.get()
+            if result is None:
+                working -= 1
+            else:
+                yield result
 
     def _new_worker(self) -> "_Worker":
         with suppress(OSError, EOFError, AuthenticationError):  # where it is on another machine
@@ -292,7 +296,7 @@ class _Worker:
         connection.send(handler)
         threading.Thread(target=self._receive, daemon=True).start()
 
-    def begin(self, results: Results, common: "_Sent", indices: Sequence[int], tasks: "_Sent", tickets: int) -> None:
+    def begin(self, results: Results, common: "_Sent", tickets: "_Tickets") -> None:
         """Let the process take part in a run: put what it returns into `results`, and None when it is through."""
         with self._lock:
             self._runs.append(results)
@@ -300,12 +304,11 @@ class _Worker:
                 self._end()
                 return
             with suppress(OSError):  # it has ended, as `_receive` will see
-                self._connection.send((common is not self._common, indices))
+                self._connection.send((common is not self._common, tickets.indices))
                 if common is not self._common:
                     common.to(self._connection)
                     self._common = common
-                tasks.to(self._connection)
-                send_handle(self._connection, tickets, None)
+                send_handle(self._connection, tickets.source, None)
 
     def _receive(self) -> None:
         """Take what comes until the process ends."""
@@ -329,17 +332,33 @@ class _Worker:
 class _Tickets:
     """A pipe of tickets for tasks: whoever reads one first has it. Leaving takes back those that are left."""
 
-    def __init__(self, tasks: int) -> None:
-        source, sink = os.pipe()
-        self._file = os.fdopen(source, "rb", buffering=0)
-        step = -(-tasks // TICKETS)
+    def __init__(self, indices: Sequence[int]) -> None:
+        self.indices = indices
+        self.given: set[int] = set()  # indices that this run is not to do any more
+        self.source, sink = os.pipe()
+        self._file = os.fdopen(self.source, "rb", buffering=0)
+        self._begun, step = time.monotonic(), -(-len(indices) // TICKETS)
+        self._number = -(-len(indices) // step)
         with os.fdopen(sink, "wb") as file:
-            for start in range(0, tasks, step):
-                file.write(TICKET.pack(start, min(start + step, tasks)))
-        self.source = source
+            for start in range(0, len(indices), step):
+                file.write(TICKET.pack(start, min(start + step, len(indices))))
+
+    def give_up(self) -> list[int]:
+        """Take back half the tickets that are left, if these take long enough, and return their indices."""
+        given: list[int] = []
+        with suppress(ValueError):  # the run is over, and the pipe closed
+            size = array("i", [0])
+            fcntl.ioctl(self._file, termios.FIONREAD, size)
+            left = size[0] // TICKET.size
+            each = (time.monotonic() - self._begun) / max(1, self._number - left)
+            if each * left > WORTHWHILE:
+                for start, stop in TICKET.iter_unpack(self._file.read(left // 2 * TICKET.size)):
+                    given += self.indices[start:stop]
+        self.given.update(given)
+        return given
 
     def take_back(self) -> None:
-        with suppress(ValueError):  # the run is over, and the pipe closed
+        with suppress(ValueError):  # likewise
             while self._file.read(TICKET.size * TICKETS):
                 pass
 
