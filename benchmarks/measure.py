@@ -15,7 +15,8 @@ import psutil
 
 from benchmarks.workloads import Workload
 
-INTERVAL = 0.5  # seconds from one look at the memory to the next
+INTERVAL = 0.5  # seconds from one look at the memory to the next, or
+PATIENCE = 30  # times as long as a look takes, which the system spends in the processes' page tables
 
 
 def run(module: str, *arguments: str, checkout: Path = Path()) -> dict[str, Any]:
@@ -84,12 +85,15 @@ class Peak:
         return round(self._most / 1e6)
 
     def _watch(self) -> None:
-        while not self._over.wait(INTERVAL):
+        took = 0.0
+        while not self._over.wait(max(INTERVAL, PATIENCE * took)):
+            begun = time.perf_counter()
             try:
                 family = [self._root, *self._root.children(recursive=True)]
             except psutil.NoSuchProcess:
                 return
             self._most = max(self._most, sum(map(_pss, family)))
+            took = time.perf_counter() - begun
 
 
 def _pss(process: psutil.Process) -> int:

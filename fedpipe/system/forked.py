@@ -335,6 +335,7 @@ class _Tickets:
     def __init__(self, indices: Sequence[int]) -> None:
         self.indices = indices
         self.given: set[int] = set()  # indices that this run is not to do any more
+        self._lock = threading.Lock()  # closing the pipe and reading from it take turns
         self.source, sink = os.pipe()
         self._file = os.fdopen(self.source, "rb", buffering=0)
         self._begun, step = time.monotonic(), -(-len(indices) // TICKETS)
@@ -346,20 +347,21 @@ class _Tickets:
     def give_up(self) -> list[int]:
         """Take back half the tickets that are left, if these take long enough, and return their indices."""
         given: list[int] = []
-        with suppress(ValueError):  # the run is over, and the pipe closed
-            size = array("i", [0])
-            fcntl.ioctl(self._file, termios.FIONREAD, size)
-            left = size[0] // TICKET.size
-            each = (time.monotonic() - self._begun) / max(1, self._number - left)
-            if each * left > WORTHWHILE:
-                for start, stop in TICKET.iter_unpack(self._file.read(left // 2 * TICKET.size)):
-                    given += self.indices[start:stop]
-        self.given.update(given)
+        with self._lock:
+            if not self._file.closed:
+                size = array("i", [0])
+                fcntl.ioctl(self._file, termios.FIONREAD, size)
+                left = size[0] // TICKET.size
+                each = (time.monotonic() - self._begun) / max(1, self._number - left)
+                if each * left > WORTHWHILE:
+                    for start, stop in TICKET.iter_unpack(self._file.read(left // 2 * TICKET.size)):
+                        given += self.indices[start:stop]
+            self.given.update(given)
         return given
 
     def take_back(self) -> None:
-        with suppress(ValueError):  # likewise
-            while self._file.read(TICKET.size * TICKETS):
+        with self._lock:
+            while not self._file.closed and self._file.read(TICKET.size * TICKETS):
                 pass
 
     def __enter__(self) -> "_Tickets":
@@ -367,7 +369,8 @@ class _Tickets:
 
     def __exit__(self, *_: object) -> None:
         self.take_back()
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
 
 class _Sent:
