@@ -249,7 +249,9 @@ class ForkedWorkers:
     def give_up(self, number: int) -> list[int]:
         """Return the numbers of tasks that runs of `number` will not do: half those left, if that is worth it."""
         with self._lock:
-            return [index for tickets in self._running for index in tickets.give_up() if number == self._number]
+            if number != self._number:  # they have not begun
+                return []
+            return [index for tickets in self._running for index in tickets.give_up()]
 
     def process(self) -> int:
         """Return the number of this process, which tells that it is there."""
