@@ -217,7 +217,8 @@ class ForkedWorkers:
         self._started, self._lock = ExitStack(), threading.Lock()
         self._number, self._common = 0, _Sent(Packed(b""))
         self._running: weakref.WeakSet[_Tickets] = weakref.WeakSet()
-        self._workers = [self._new_worker() for _ in range(workers)]
+        self._wanted = workers
+        self._workers: list[_Worker] = []  # none before the first run, for importing what they need may take long
 
     def run(self, number: int, common: Packed, indices: Sequence[int]) -> Iterator[tuple[list[int], Packed]]:
         """Yield numbers of tasks and the handler's result of these, as they come. Lost processes' tasks run again.
@@ -268,7 +269,8 @@ class ForkedWorkers:
                 for abandoned in self._running:
                     abandoned.take_back()
             self._running.add(tickets)
-            self._workers = [worker if worker.alive else self._new_worker() for worker in self._workers]
+            self._workers = [worker for worker in self._workers if worker.alive]
+            self._workers += [self._new_worker() for _ in range(self._wanted - len(self._workers))]
             for worker in self._workers:
                 worker.begin(results, self._common, tickets)
             working = len(self._workers)
