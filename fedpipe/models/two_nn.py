@@ -36,6 +36,7 @@ class _Network(nn.Module):
         loss, layers = self._backpropagate(images, labels)
         return loss, [gradient for _, h, d in layers for gradient in (d.t().mm(h), d.sum(0))]
 
+    @torch.no_grad()
     def sgd_step(self, images: Tensor, labels: Tensor, lr: float) -> Tensor:
         """Take the step w ← w - lr ∂loss/∂w, adding each product to the weights as it is computed; return the loss."""
         loss, layers = self._backpropagate(images, labels)

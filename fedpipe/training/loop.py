@@ -41,7 +41,7 @@ class GradientFunction(Protocol):
 
 @runtime_checkable
 class WithOwnSGDStep(Protocol):
-    """A network that takes a plain float32 SGD step itself, gradient and descent in one."""
+    """A network that takes a plain float32 SGD step itself, gradient and descent in one, without autograd."""
 
     def sgd_step(self, images: Tensor, labels: Tensor, lr: float) -> Tensor: ...
 
@@ -146,7 +146,7 @@ def _step(
     plain = settings.optimizer == "sgd" and not (settings.momentum or settings.weight_decay or settings.clip_norm)
     unobserved = correction is None and mean_gradient is None and gradients_of is loss_and_gradients
     if plain and unobserved and arithmetic.precision == "float32" and isinstance(network, WithOwnSGDStep):
-        return torch.no_grad()(partial(network.sgd_step, lr=settings.lr))
+        return partial(network.sgd_step, lr=settings.lr)
 
     parameters = list(network.parameters())
     optimizer = OPTIMIZERS[settings.optimizer](parameters, settings)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ class Mean(Aggregator[ExactSum]):
             raise UserError("training diverges: the sum of the updates is too large; a smaller local.lr might do")
         vectors = dict(total.vectors)
         for name, vector in other.vectors.items():
-            vectors[name] = vectors[name].add_(vector) if name in vectors else vector
+            vectors[name] = _plus(vectors[name], vector) if name in vectors else vector
         scalars = {
             name: total.scalars.get(name, Fraction(0)) + other.scalars.get(name, Fraction(0))
             for name in {**total.scalars, **other.scalars}
@@ -112,5 +113,12 @@ def _rounded(vector: Tensor, factor: float, largest: float) -> Tensor:
     scaled = vector.to(torch.float64, copy=True)
     if largest * factor < 2**50:
         # In half the time of rounding: a product and an addition in one pass over the memory.
-        return torch.add(MAGIC, scaled, alpha=factor, out=scaled).view(torch.int64).sub_(MAGIC_BITS)
+        return _plus(torch.add(MAGIC, scaled, alpha=factor, out=scaled).view(torch.int64), -MAGIC_BITS)
     return scaled.mul_(factor).round_().to(torch.int64)
+
+
+def _plus(whole: Tensor, other: Tensor | int) -> Tensor:
+    """Add to int64 numbers in place, in half of torch's time, which multiplies the second summand by 1 first."""
+    numbers = whole.numpy()
+    np.add(numbers, other.numpy() if isinstance(other, Tensor) else other, out=numbers)
+    return whole
