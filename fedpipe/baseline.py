@@ -1,20 +1,29 @@
 """The centralised baseline: the same network and optimiser on the whole training set, as if nothing were private."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, PositiveInt
+from torch import Tensor
 
-from fedpipe.config.section import Section, Seed
+from fedpipe.config.section import CheckpointEvery, OnDivergence, Section, Seed
+from fedpipe.data import datasets
 from fedpipe.data.datasets import Split
 from fedpipe.models import ModelChoice
 from fedpipe.models.parameters import Parameters, initial_parameters, network_with, parameters_of, scratch_network_with
+from fedpipe.system.checkpoints import checkpoints
+from fedpipe.system.files import sha256_of_file
 from fedpipe.system.machine import train_on_threads
+from fedpipe.system.provenance import code, provenance
 from fedpipe.system.randomness import generator
+from fedpipe.system.records import Record
 from fedpipe.training.arithmetic import Arithmetic
 from fedpipe.training.evaluation import Evaluation, evaluate
 from fedpipe.training.loop import train
+from fedpipe.training.optimizers import OPTIMIZERS
 from fedpipe.training.settings import Training
 
 
@@ -26,6 +35,14 @@ class Baseline(Training):
         default=2, description="Threads of torch. It is not under compute, because float results depend on it."
     )
 
+    on_divergence: OnDivergence = "stop"
+
+
+class CentralisedCompute(Arithmetic):
+    """Say how a centralised training is computed."""
+
+    checkpoint_every: CheckpointEvery = 1.0
+
 
 class CentralisedExperiment(Section):
     """A centralised training: all that its result follows from."""
@@ -33,11 +50,11 @@ class CentralisedExperiment(Section):
     seed: Seed
     model: ModelChoice = Field(description="The network that is trained.")
     baseline: Baseline = Field(description="How it is trained.")
-    compute: Arithmetic = Field(description="Device and precision.")
+    compute: CentralisedCompute = Field(description="How it is computed.")
 
 
 @dataclass(frozen=True)
-class Epoch:
+class Epoch(Record):
     """What an epoch did."""
 
     number: int  # 1, 2, ...
@@ -54,20 +71,156 @@ class Epoch:
         }
 
 
+@dataclass(frozen=True)
+class TrainingState(Record):
+    """All that an epoch needs of the epochs before it."""
+
+    epoch: Epoch  # the last one done
+    parameters: Parameters
+    optimizer: tuple[Tensor, ...]
+    rng: Mapping[str, Any]  # which draws the order of the examples
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a centralised training came to."""
+
+    dataset: str  # its name
+    classes: int
+    examples: int  # of the training set
+    parameters: Parameters
+    epochs: tuple[Epoch, ...]
+
+    @property
+    def test(self) -> Evaluation:
+        """The last model's evaluation on the test set."""
+        return self.epochs[-1].test
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training diverged."""
+        return self.test.diverged(self.classes)
+
+    def epoch_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of epochs.csv."""
+        return [epoch.row() | {"examples_processed": epoch.number * self.examples} for epoch in self.epochs]
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the figures that experiments are compared by."""
+        return {
+            "dataset": self.dataset,
+            "accuracy": self.test.accuracy,
+            "loss": self.test.loss,
+            "diverged": self.diverged,
+            "epochs": len(self.epochs),
+            "examples_processed": len(self.epochs) * self.examples,
+        }
+
+
+def run(
+    experiment: CentralisedExperiment,
+    dataset: Path,
+    *,
+    checkpoint: Path | None = None,
+    on_resume: Callable[[Result], None] = lambda result: None,
+    on_epoch: Callable[[Result], None] = lambda result: None,
+    on_end: Callable[[Result], None] = lambda result: None,
+) -> Result:
+    """Train to the end.
+
+    With checkpoints, a training that was interrupted goes on after the last epoch that was saved, with the same bits as
+    if it had not been.
+
+    Args:
+        experiment: its parameters.
+        dataset: a folder, as `fedpipe.data.datasets.save` writes it.
+        checkpoint: a folder for the checkpoints of any number of experiments; None saves none.
+        on_resume: told of what was done before, if training goes on from a checkpoint.
+        on_epoch: told of what is done after each epoch.
+        on_end: told of the result before its checkpoints are deleted, to save it.
+
+    Raises:
+        UserError: the data is missing or damaged.
+    """
+    description = datasets.describe(dataset / "dataset.json")
+    train_split, test = (datasets.load(dataset / f"{name}.safetensors") for name in ("train", "test"))
+    seconds = experiment.compute.checkpoint_every
+    with checkpoints(checkpoint, _follows_from(experiment, dataset), TrainingState, Epoch, seconds) as saved:
+        state, epochs = saved.load() or (None, [])
+        if state:
+            epochs[-1] = state.epoch
+
+        def result() -> Result:
+            assert state is not None, "there is at least one epoch"
+            return Result(description.name, description.classes, len(train_split), state.parameters, tuple(epochs))
+
+        if state:
+            on_resume(result())
+        training = run_epochs(experiment, description.classes, train_split, test, state)
+        for state in training:
+            epochs.append(state.epoch)
+            on_epoch(result())
+            saved.save(state.epoch.number, state, replace(state.epoch, test=state.epoch.test.without_predictions()))
+        on_end(result())
+        saved.remove()
+        return result()
+
+
+def _follows_from(experiment: CentralisedExperiment, dataset: Path) -> dict[str, Any]:
+    """Return all that the bits of a training's result follow from, as JSON can say it."""
+    return {
+        "parameters": experiment.model_dump(mode="json", exclude={"compute"}),
+        "precision": experiment.compute.precision,
+        "machine": provenance(experiment.compute.torch_device()),
+        "data": sha256_of_file(dataset / "dataset.json"),
+        "code": code(),
+    }
+
+
 def run_epochs(
-    experiment: CentralisedExperiment, classes: int, train_split: Split, test: Split
-) -> Iterator[tuple[Parameters, Epoch]]:
-    """Train on the whole training set, and yield after each epoch the parameters and what the epoch did."""
+    experiment: CentralisedExperiment,
+    classes: int,
+    train_split: Split,
+    test: Split,
+    state: TrainingState | None = None,
+) -> Iterator[TrainingState]:
+    """Train on the whole training set, and yield the state after each epoch.
+
+    Args:
+        experiment: its parameters.
+        classes: how many labels there are.
+        train_split: the training set.
+        test: the test set.
+        state: one that this function yielded, to go on from; None begins.
+    """
     settings, architecture = experiment.baseline, experiment.model.model.for_classes(classes)
+
+    def diverged(test: Evaluation) -> bool:
+        return settings.on_divergence == "stop" and test.diverged(classes)
+
+    if state and diverged(state.epoch.test):
+        return
     train_on_threads(settings.threads)  # a parameter: float sums depend on how torch splits them
     device = experiment.compute.torch_device()
     images, labels, test_images, test_labels = (
         tensor.to(device) for tensor in (train_split.images, train_split.labels, test.images, test.labels)
     )
     # Both trainings start from the same parameters.
-    network = network_with(architecture, initial_parameters(architecture, experiment.seed), device)
+    start = state.parameters if state else initial_parameters(architecture, experiment.seed)
+    network = network_with(architecture, start, device)
+    optimizer = OPTIMIZERS[settings.optimizer](list(network.parameters()), settings)
     rng = generator(experiment.seed, "baseline batches")
-    for number, train_loss in enumerate(train(network, images, labels, settings, rng, experiment.compute), start=1):
+    if state:
+        optimizer.restore(state.optimizer)
+        rng.bit_generator.state = state.rng
+    done = state.epoch.number if state else 0
+    left = settings.model_copy(update={"epochs": settings.epochs - done})
+    losses = train(network, images, labels, left, rng, experiment.compute, optimizer=optimizer)
+    for number, train_loss in enumerate(losses, start=done + 1):
         parameters = parameters_of(network)
         tested = scratch_network_with(architecture, parameters, device)
-        yield parameters, Epoch(number, train_loss, evaluate(tested, test_images, test_labels))
+        epoch = Epoch(number, train_loss, evaluate(tested, test_images, test_labels))
+        saved = tuple(tensor.cpu().clone(memory_format=torch.contiguous_format) for tensor in optimizer.state())
+        yield TrainingState(epoch, parameters, saved, rng.bit_generator.state)
+        if diverged(epoch.test):
+            return

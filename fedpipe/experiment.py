@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fedpipe.config.section import Section, Seed
 from fedpipe.data import datasets
-from fedpipe.data.store import open_store
+from fedpipe.data.store import MANIFEST, open_store
 from fedpipe.engines import Compute
 from fedpipe.federated.client import Client
 from fedpipe.federated.rounds import OnClients, Round, run_rounds
@@ -21,6 +21,10 @@ from fedpipe.federated.state import ServerState
 from fedpipe.federated.testing import EvaluateParts, parts
 from fedpipe.models import ModelChoice
 from fedpipe.models.parameters import Parameters, initial_parameters
+from fedpipe.system.checkpoints import checkpoints
+from fedpipe.system.files import sha256_of_file
+from fedpipe.system.provenance import code, provenance
+from fedpipe.system.records import Record
 from fedpipe.training.evaluation import Evaluation
 
 
@@ -52,10 +56,8 @@ class Result:
 
     @property
     def test(self) -> Evaluation:
-        """The last model's evaluation on the test set."""
-        test = self.rounds[-1].test
-        assert test is not None, "the last round is evaluated, whatever evaluate_every"
-        return test
+        """The evaluation on the test set of the last model that was evaluated, which in the end is the last one."""
+        return next(round.test for round in reversed(self.rounds) if round.test)
 
     def round_rows(self) -> list[dict[str, Any]]:
         """Return the rows of rounds.csv."""
@@ -72,6 +74,7 @@ class Result:
             "dataset": self.dataset,
             "accuracy": self.test.accuracy,
             "loss": self.test.loss,
+            "diverged": self.state.diverged,
             "rounds": len(self.rounds),
             "skipped_rounds": sum(round.skipped for round in self.rounds),
             "examples_processed": sum(round.examples_processed for round in self.rounds),
@@ -80,33 +83,80 @@ class Result:
         }
 
 
+@dataclass(frozen=True)
+class Progress(Record):
+    """What a federated training goes on from."""
+
+    state: ServerState
+    round: Round  # the last one
+
+
 def run(
     experiment: Experiment,
     data: FederatedData,
     *,
     states: Path | None = None,
-    on_round: Callable[[ServerState, Round], None] = lambda state, done: None,
+    checkpoint: Path | None = None,
+    on_resume: Callable[[Result], None] = lambda result: None,
+    on_round: Callable[[Result], None] = lambda result: None,
     on_clients: OnClients = lambda reports: None,
+    on_end: Callable[[Result], None] = lambda result: None,
 ) -> Result:
     """Run an experiment to its end.
+
+    With checkpoints, a run that was interrupted goes on after the last round that was saved, with the same bits as if
+    it had not been.
 
     Args:
         experiment: its parameters.
         data: its data.
-        states: as in `iterate`.
-        on_round: told of each round and the state after it.
+        states: as in `iterate`. With checkpoints, it is beside them.
+        checkpoint: a folder for the checkpoints of any number of experiments; None saves none.
+        on_resume: told of what was done before, if the run goes on from a checkpoint.
+        on_round: told of what is done after each round.
         on_clients: told of clients as their updates arrive.
+        on_end: told of the result before its checkpoints are deleted, to save it.
 
     Raises:
         UserError: the data is missing or damaged, a parameter does not fit the data, or the engine does not work here.
     """
-    state, rounds = None, []
-    for state, round in iterate(experiment, data, states=states, on_clients=on_clients):
-        on_round(state, round)
-        rounds.append(round)
-    assert state is not None, "there is at least one round"
     description = datasets.describe(data.dataset / "dataset.json")
-    return Result(description.name, description.classes, state, tuple(rounds))
+    seconds = experiment.compute.checkpoint_every
+    with checkpoints(checkpoint, _follows_from(experiment, data), Progress, Round, seconds) as saved:
+        begun, rounds = saved.load() or (None, [])
+        state = begun and begun.state
+        if begun:
+            rounds[-1] = begun.round
+
+        def result() -> Result:
+            assert state is not None, "there is at least one round"
+            return Result(description.name, description.classes, state, tuple(rounds))
+
+        if begun:
+            on_resume(result())
+        if saved.own_files:
+            states, oldest = saved.own_files, lambda: saved.oldest
+        else:
+            oldest = None
+        training = iterate(experiment, data, state=state, states=states, oldest=oldest, on_clients=on_clients)
+        for state, round in training:
+            rounds.append(round)
+            on_round(result())
+            saved.save(round.number, Progress(state, round), round.without_predictions())
+        on_end(result())
+        saved.remove()
+        return result()
+
+
+def _follows_from(experiment: Experiment, data: FederatedData) -> dict[str, Any]:
+    """Return all that the bits of an experiment's result follow from, as JSON can say it."""
+    return {
+        "parameters": experiment.model_dump(mode="json", exclude={"compute"}),
+        "precision": experiment.compute.precision,
+        "machine": provenance(experiment.compute.torch_device()),
+        "data": [sha256_of_file(data.dataset / "dataset.json"), sha256_of_file(data.clients / MANIFEST)],
+        "code": code(),
+    }
 
 
 def iterate(
@@ -115,6 +165,7 @@ def iterate(
     *,
     state: ServerState | None = None,
     states: Path | None = None,
+    oldest: Callable[[], int] | None = None,
     on_clients: OnClients = lambda reports: None,
 ) -> Iterator[tuple[ServerState, Round]]:
     """Run an experiment round by round: yield the state after each round, and what the round did.
@@ -125,6 +176,7 @@ def iterate(
         state: one that this function yielded, to go on from; None begins.
         states: a folder for clients' own states, which all machines must see. A run can go on from a state only with
             the folder as it was left. None takes a temporary folder of this machine.
+        oldest: returns the round of the oldest state that the caller may go on from; None means the one yielded last.
         on_clients: told of clients as their updates arrive.
 
     Raises:
@@ -148,4 +200,4 @@ def iterate(
             return Evaluation.of(part for several in results for part in several)
 
         state = state or ServerState(0, initial_parameters(architecture, experiment.seed))
-        yield from run_rounds(state, client, store.sizes, run_tasks, evaluate, on_clients=on_clients)
+        yield from run_rounds(state, client, store.sizes, run_tasks, evaluate, oldest=oldest, on_clients=on_clients)

@@ -6,6 +6,9 @@ from fedpipe import baseline
 from fedpipe.config.file import read, run_stage
 from fedpipe.data import datasets
 from fedpipe.system import console, files
+from fedpipe.system.checkpoints import in_project
+from fedpipe.system.lifetime import point_of_no_return
+from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import provenance
 from fedpipe.training.evaluation import confusion_rows
 
@@ -16,33 +19,43 @@ REPORTS = Path("reports/baseline")
 
 def main() -> None:
     experiment = read(baseline.CentralisedExperiment, only_its_fields=True)
-    dataset = datasets.describe(MNIST / "dataset.json")
-    train, test = (datasets.load(MNIST / f"{name}.safetensors") for name in ("train", "test"))
-
-    parameters, epochs = None, []
-    with console.progress("epochs", experiment.baseline.epochs) as bar:
-        training = baseline.run_epochs(experiment, dataset.classes, train, test)
-        for parameters, epoch in training:  # noqa: B007 - the last parameters are used below
-            epochs.append(epoch)
-            bar.advance()
-            bar.report(f"epoch {epoch.number}", epoch.test, len(train))
-    assert parameters is not None, "there is at least one epoch"
-
-    final = epochs[-1].test
-    rows = [epoch.row() | {"examples_processed": epoch.number * len(train)} for epoch in epochs]
-    metrics = {
-        "dataset": dataset.name,
-        "accuracy": final.accuracy,
-        "loss": final.loss,
-        "epochs": len(epochs),
-        "examples_processed": len(epochs) * len(train),
-    }
     machine = provenance(experiment.compute.torch_device())
-    confusion = confusion_rows(test.labels, final.predictions, dataset.classes)
-    files.write_tensors(MODEL, parameters)
-    files.write_table(REPORTS / "epochs.csv", rows, dataset=dataset.name)
-    files.write_table(REPORTS / "confusion.csv", confusion, dataset=dataset.name, method="centralised")
-    files.write_json(REPORTS / "metrics.json", {"baseline": metrics | machine})
+    live = Pace(1.0)
+
+    def write_so_far(result: baseline.Result) -> None:
+        files.write_table(REPORTS / "epochs.csv", result.epoch_rows(), dataset=result.dataset)
+        files.write_json(REPORTS / "metrics.json", {"baseline": result.metrics() | machine})
+
+    def write(result: baseline.Result) -> None:
+        test = datasets.load(MNIST / "test.safetensors")
+        confusion = confusion_rows(test.labels, result.test.predictions, result.classes)
+        files.write_tensors(MODEL, result.parameters)
+        files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
+        write_so_far(result)
+        point_of_no_return()  # its checkpoints are deleted now
+
+    with console.progress("epochs", experiment.baseline.epochs) as bar:
+
+        def resumed(result: baseline.Result) -> None:
+            done = len(result.epochs)
+            console.say(f"interrupted before: going on after epoch {done} of {experiment.baseline.epochs}")
+            bar.advance(done)
+
+        def report(result: baseline.Result) -> None:
+            bar.advance()
+            bar.report(f"epoch {len(result.epochs)}", result.test, result.examples)
+            with live.turn() as due:
+                if due:
+                    write_so_far(result)
+
+        result = baseline.run(
+            experiment, MNIST, checkpoint=in_project(Path.cwd()), on_resume=resumed, on_epoch=report, on_end=write
+        )
+    if result.diverged:
+        remedy = "a smaller baseline.lr, or baseline.clip_norm, might do"
+        console.say(f"training has diverged: the test loss is {result.test.loss:g}; {remedy}")
+    if len(result.epochs) < experiment.baseline.epochs:
+        console.say(f"stopped early, after epoch {len(result.epochs)} of {experiment.baseline.epochs}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ MANIFEST = Path("data/shards/manifest.csv")
 
 def main() -> None:
     settings = read(Compare, at="compare")
-    dataset = comparison.one_dataset(REPORTS / "federated/metrics.json", REPORTS / "baseline/metrics.json")
+    metrics = {"federated": REPORTS / "federated/metrics.json", "centralised": REPORTS / "baseline/metrics.json"}
+    dataset = comparison.one_dataset(*metrics.values())
     rounds = pd.read_csv(REPORTS / "federated/rounds.csv")
     epochs = pd.read_csv(REPORTS / "baseline/epochs.csv")
     confusion = pd.concat(pd.read_csv(REPORTS / method / "confusion.csv") for method in ("federated", "baseline"))
@@ -24,7 +25,7 @@ def main() -> None:
     curves = comparison.learning_curves(rounds, epochs)
     classes = comparison.class_accuracies(confusion)
     labels = comparison.label_counts(manifest, dataset)
-    table = comparison.compare(curves, settings)
+    table = comparison.compare(curves, settings, comparison.diverged(**metrics))
 
     files.write_json(REPORTS / "comparison.json", comparison.as_metrics(table))
     files.write_text(REPORTS / "comparison.md", comparison.as_markdown(table, settings))

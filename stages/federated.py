@@ -1,15 +1,16 @@
 """Train by federated rounds on the clients' examples, and evaluate on the test set."""
 
-import tempfile
 from pathlib import Path
 
 from fedpipe.config.file import read, run_stage
 from fedpipe.data import datasets
-from fedpipe.experiment import Experiment, FederatedData, run
-from fedpipe.federated.rounds import CLIENT_COLUMNS, Round
+from fedpipe.experiment import Experiment, FederatedData, Result, run
+from fedpipe.federated.rounds import CLIENT_COLUMNS, REMEDY, Round
 from fedpipe.federated.settings import Federated
-from fedpipe.federated.state import ServerState
 from fedpipe.system import console, files
+from fedpipe.system.checkpoints import in_project
+from fedpipe.system.lifetime import point_of_no_return
+from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import provenance
 from fedpipe.training.evaluation import confusion_rows
 
@@ -21,32 +22,45 @@ REPORTS = Path("reports/federated")
 def main() -> None:
     experiment = read(Experiment, only_its_fields=True)
     settings = experiment.federated
-    MODEL.parent.mkdir(exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=MODEL.parent, prefix=".client-states-") as states,
-        console.progress("client updates", settings.rounds * settings.clients_per_round) as bar,
-    ):
+    machine = provenance(experiment.compute.torch_device())
+    live = Pace(1.0)
 
-        def report(state: ServerState, round: Round) -> None:
+    def write_so_far(result: Result) -> None:
+        files.write_table(REPORTS / "rounds.csv", result.round_rows(), dataset=result.dataset)
+        files.write_json(REPORTS / "metrics.json", {"federated": result.metrics() | machine})
+
+    def write(result: Result) -> None:
+        test = datasets.load(DATA.dataset / "test.safetensors")
+        confusion = confusion_rows(test.labels, result.test.predictions, result.classes)
+        files.write_tensors(MODEL, result.state.parameters)
+        files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=result.dataset)
+        files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
+        write_so_far(result)
+        point_of_no_return()  # its checkpoints are deleted now
+
+    with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:
+
+        def resumed(result: Result) -> None:
+            console.say(f"interrupted before: going on after round {len(result.rounds)} of {settings.rounds}")
+            bar.advance(len(result.rounds) * settings.clients_per_round)
+
+        def report(result: Result) -> None:
+            round = result.rounds[-1]
             for line in _events(round, settings):
                 console.say(line)
             bar.report(f"round {round.number}", round.test, round.examples_processed)
+            with live.turn() as due:
+                if due and round.test:
+                    write_so_far(result)
 
         result = run(
-            experiment, DATA, states=Path(states), on_round=report, on_clients=lambda reports: bar.advance(len(reports))
-        )
+            experiment, DATA, checkpoint=in_project(Path.cwd()), on_resume=resumed, on_round=report,
+            on_clients=lambda reports: bar.advance(len(reports)), on_end=write,
+        )  # fmt: skip
+    if result.state.diverged:
+        console.say(f"training has diverged: the test loss is {result.test.loss:g}; {REMEDY}")
     if len(result.rounds) < settings.rounds:
         console.say(f"stopped early, after round {len(result.rounds)} of {settings.rounds}")
-
-    test = datasets.load(DATA.dataset / "test.safetensors")
-    machine = provenance(experiment.compute.torch_device())
-    confusion = confusion_rows(test.labels, result.test.predictions, result.classes)
-    dataset = result.dataset
-    files.write_tensors(MODEL, result.state.parameters)
-    files.write_table(REPORTS / "rounds.csv", result.round_rows(), dataset=dataset)
-    files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=dataset)
-    files.write_table(REPORTS / "confusion.csv", confusion, dataset=dataset, method="federated")
-    files.write_json(REPORTS / "metrics.json", {"federated": result.metrics() | machine})
 
 
 def _events(round: Round, settings: Federated) -> list[str]:
@@ -54,7 +68,7 @@ def _events(round: Round, settings: Federated) -> list[str]:
     name = f"round {round.number}"
     lines = [f"{name}: client {one.client}'s update is refused: {one.reason}" for one in round.refusals]
     if lines:
-        lines.append("training diverges on these clients; a smaller federated.local.lr might do")
+        lines.append(f"training diverges on these clients; {REMEDY}")
     lines += [f"{name}: client {client}'s update was lost" for client in round.lost]
     if round.skipped:
         lines.append(

@@ -55,6 +55,8 @@ def test_the_comparison_is_the_last_of_each_curve():
         "centralised_examples": 800,
         "rounds_to_target": 2,
         "epochs_to_target": None,
+        "federated_diverged": False,
+        "centralised_diverged": False,
     }
     json.dumps(metrics)
 
@@ -66,6 +68,17 @@ def test_the_markdown_gives_percentages_and_names_the_data_set():
     assert "| centralised | 97.12% | 0.1000 | 2 epochs | 800 | not reached |" in text
     assert "Federated less centralised: +0.88 points" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_training_that_diverged_is_called_so_and_not_compared():
+    rounds = ROUNDS.assign(test_loss=[float("nan")] * len(ROUNDS))
+    table = comparison.compare(comparison.learning_curves(rounds, EPOCHS), SETTINGS, ["federated"])
+    text, metrics = comparison.as_markdown(table, SETTINGS), comparison.as_metrics(table)["comparison"]
+    assert "| federated, diverged | 98.00% | no number |" in text
+    assert "The federated training diverged, so that there is nothing to compare." in text
+    assert metrics["gap_points"] is None
+    assert metrics["federated_diverged"]
+    assert not metrics["centralised_diverged"]
 
 
 def test_one_round_and_one_epoch_are_singular():

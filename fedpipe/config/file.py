@@ -14,6 +14,7 @@ from ruamel.yaml import YAML, YAMLError
 from fedpipe.config.section import Section
 from fedpipe.system import console
 from fedpipe.system.errors import ParameterError, UserError
+from fedpipe.system.lifetime import end_at_once, end_in_order, end_with_dvc
 
 PARAMS = Path("params.yaml")
 
@@ -57,8 +58,18 @@ def parameters_from(path: str | Path = PARAMS) -> Iterator[None]:
 
 
 def run_stage(main: Callable[[], None]) -> NoReturn:
-    """Run a stage that reads params.yaml, and exit; see `fedpipe.system.console.run`."""
-    console.run(parameters_from(PARAMS)(main))
+    """Run a stage that reads params.yaml, and exit; see `fedpipe.system.console.run`.
+
+    It ends when DVC does, and in order when it is told to.
+    """
+    end_in_order()
+    end_with_dvc()
+    try:
+        console.run(parameters_from(PARAMS)(main))
+    except SystemExit as end:
+        if end.code == 0:
+            end_at_once(0)
+        raise
 
 
 def _load(path: Path) -> Any:

@@ -6,7 +6,7 @@ Knows pydantic; knows neither files nor federated learning.
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, create_model
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, create_model
 
 
 class Section(BaseModel):
@@ -42,6 +42,22 @@ Seed = Annotated[
     Field(
         description="Every random draw follows from it: the partition, the initial model, the cohorts, the order of "
         "examples."
+    ),
+]
+
+CheckpointEvery = Annotated[
+    NonNegativeFloat,
+    Field(
+        description="Seconds from one checkpoint to the next, at least; 0 saves one after each round and epoch. An "
+        "interrupted stage goes on from the last one."
+    ),
+]
+
+OnDivergence = Annotated[
+    Literal["stop", "continue"],
+    Field(
+        description="What happens when the test loss is no longer a number, or is a hundred times that of guessing: "
+        "stop ends training there. The reports say either way that it diverged."
     ),
 ]
 

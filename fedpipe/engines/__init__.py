@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from fedpipe.config.section import CheckpointEvery
 from fedpipe.engines.base import Engine, RunTasks
 from fedpipe.engines.processes import AVAILABLE, Processes
 from fedpipe.engines.ray import RayEngine
@@ -44,6 +45,8 @@ class Compute(Arithmetic):
         description="The Ray cluster to join, as HOST:PORT of its head, or auto for the one that this machine "
         "is part of; null starts one on this machine.",
     )
+
+    checkpoint_every: CheckpointEvery = 1.0
 
     @contextmanager
     def start(self) -> Iterator[RunTasks]:

@@ -5,8 +5,10 @@ the machine of this process, with it), and what a call shares reaches a machine 
 examples and the test set under the same path, as on a shared file system.
 """
 
+import signal
 import socket
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -49,13 +51,15 @@ class RayEngine(Engine):
 
             try:
                 _check_answers(self.address)
-                ray.init(address=self.address or "local", **options)
+                with _signals_as_they_are():
+                    ray.init(address=self.address or "local", **options)
             except (OSError, ValueError) as error:
                 raise ParameterError("compute.ray_address", f"{self.address}: {error}") from None
             try:
                 yield _Machines(workers, server).run_tasks
             finally:
-                ray.shutdown()
+                with _signals_as_they_are():
+                    ray.shutdown()
 
 
 @dataclass
@@ -159,6 +163,17 @@ def shares(tasks: int, workers: Sequence[int]) -> list[range]:
     """Divide the numbers of tasks among machines, in proportion to their workers."""
     ends = [tasks * upto // sum(workers) for upto in accumulate(workers)]
     return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+@contextmanager
+def _signals_as_they_are() -> Iterator[None]:
+    """Undo what the block does to the handling of SIGTERM: Ray takes it over."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str | None) -> None:

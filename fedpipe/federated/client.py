@@ -107,7 +107,7 @@ class Client:
         update, transform_states = self._transforms.on_client(update, context, state)
         new = {STRATEGY: context.state, AT_HOME: home, **transform_states}
         if self._has_state:
-            self._states.write(k, round, new, last_round=task.last_round)
+            self._states.write(k, round, new, last_round=task.last_round, oldest_round=int(broadcast.oldest_round))
         else:
             assert not any(new.values()), "a strategy or transform with client state says so: has_client_state"
         return update

@@ -1,10 +1,11 @@
 """The loop of federated rounds: draw a cohort, train its clients, add up their updates, step, evaluate."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
+import torch
 
 from fedpipe.engines import RunTasks
 from fedpipe.federated.aggregation import Aggregator
@@ -14,16 +15,19 @@ from fedpipe.federated.sampling import Cohort
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.worker import TrainAndSum
 from fedpipe.models.parameters import Parameters
-from fedpipe.system.errors import ParameterError
+from fedpipe.system.errors import ParameterError, UserError
+from fedpipe.system.records import Record
 from fedpipe.training.evaluation import Evaluation
 
 CLIENT_COLUMNS = [column.name for column in fields(ClientReport)]  # of clients.csv
+
+REMEDY = "a smaller federated.local.lr, or federated.local.clip_norm, might do"  # where training diverges
 
 OnClients = Callable[[tuple[ClientReport, ...]], None]
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(Record):
     """What a round did."""
 
     number: int  # 1, 2, ...
@@ -73,6 +77,10 @@ class Round:
         """Likewise, each as often as it was trained on."""
         return sum(client.examples * client.epochs for client in self.clients)
 
+    def without_predictions(self) -> Self:
+        """Return the round as a history keeps it: the tables need no more."""
+        return replace(self, test=self.test and self.test.without_predictions())
+
     def row(self) -> dict[str, Any]:
         """Return the round's row of rounds.csv."""
         losses = [client.examples * client.train_loss for client in self.clients]
@@ -99,6 +107,7 @@ def run_rounds(
     run_tasks: RunTasks,
     evaluate: Callable[[Parameters], Evaluation],
     *,
+    oldest: Callable[[], int] | None = None,
     on_clients: OnClients = lambda reports: None,
 ) -> Iterator[tuple[ServerState, Round]]:
     """Run rounds of federated training from a state on, and yield after each; end when training is over.
@@ -109,10 +118,13 @@ def run_rounds(
         sizes: (clients,) the number of examples that each client trains on: all that the server knows of their data.
         run_tasks: an engine's. It may yield fewer results than it was given tasks; those clients are lost.
         evaluate: evaluates the server's model on the test set.
+        oldest: returns the round of the oldest state that training may go on from, for which clients keep their own
+            states; None means the state that was yielded last.
         on_clients: told of clients as their updates arrive, for progress.
 
     Raises:
         ParameterError: the cohort is larger than the population.
+        UserError: an update cannot be used, and the settings say to stop then.
 
     References:
         McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
@@ -130,10 +142,15 @@ def run_rounds(
     while not settings.is_over(state):
         number = state.round + 1
         cohort = settings.draw(sizes, settings.local_training.epochs, seed, number)
-        broadcast = Broadcast(number, state.parameters, strategy.broadcast(state.strategy, dimension))
+        extra = strategy.broadcast(state.strategy, dimension)
+        keep = torch.tensor(oldest() if oldest else state.round)
+        broadcast = Broadcast(number, state.parameters, extra, keep)
         tasks = _tasks(cohort, sizes, examples, state.last_rounds)
         expected = [tasks[member.client] for member in cohort.members]
         arrived = _merged(aggregator, run_tasks(TrainAndSum(client), broadcast, expected), on_clients)
+        if arrived.refusals and settings.on_bad_update == "stop":
+            first = min(arrived.refusals, key=lambda refusal: refusal.client)
+            raise UserError(f"round {number}: client {first.client}'s update cannot be used: {first.reason}; {REMEDY}")
 
         enough = len(arrived.reports) >= settings.min_updates
         if enough:  # else the round is skipped: the model stays as it is, and so do the clients' states
@@ -142,7 +159,7 @@ def run_rounds(
             state = strategy.step(state, mean, names).after_updates(arrived.reports, remembered)
         due = number % settings.evaluate_every == 0 or number == settings.rounds
         test = evaluate(state.parameters) if due else None
-        state = state.after_round(number, test)
+        state = state.after_round(number, test, client.architecture.classes)
         bytes_down = len(tasks) * len(broadcast) + sum(map(len, tasks.values()))
         yield state, Round.of(number, cohort, arrived, enough, test, bytes_down)
 

@@ -9,12 +9,13 @@ from pydantic import Field, PositiveInt
 
 from fedpipe.config.section import Section
 from fedpipe.system.randomness import generator
+from fedpipe.system.records import Record
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
-class Member:
+class Member(Record):
     """A client of a cohort."""
 
     client: int
@@ -24,7 +25,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Cohort:
+class Cohort(Record):
     """All that chance decides about a round before anybody trains, by ascending client."""
 
     invited: tuple[Member, ...]  # clients that are sent the model

@@ -1,10 +1,10 @@
 """The parameters of federated training: block `federated` of params.yaml."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from fedpipe.config.section import choice, with_blocks
+from fedpipe.config.section import OnDivergence, choice, with_blocks
 from fedpipe.federated.aggregation import AGGREGATORS, Aggregator
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.sampling import Sampling
@@ -66,6 +66,12 @@ class Federated(Sampling):
         description="Training stops after this many evaluations without a lower test loss; null sets no limit. The "
         "result is the last model, and the test set decides here too.",
     )
+    on_bad_update: Literal["refuse", "stop"] = Field(
+        default="refuse",
+        description="What happens to an update with a number that is not finite, or too large to be summed exactly: "
+        "refuse leaves it out of the round, stop ends training with an error.",
+    )
+    on_divergence: OnDivergence = "stop"
     evaluate_every: PositiveInt = Field(
         default=1,
         description="Rounds from one evaluation on the test set to the next; the last round is always evaluated.",
@@ -117,6 +123,7 @@ class Federated(Sampling):
         """Tell whether all rounds are done, or training stops early."""
         return (
             state.round >= self.rounds
+            or (state.diverged and self.on_divergence == "stop")
             or (self.target_accuracy is not None and state.accuracy >= self.target_accuracy)
             or (self.patience is not None and state.evaluations_since_best >= self.patience)
         )

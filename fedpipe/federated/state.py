@@ -1,5 +1,6 @@
 """What lasts from round to round: the server's whole state as a value, and each client's own state on its disk."""
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from fedpipe.federated.messages import ClientReport, State
 from fedpipe.system.files import read_tensors, write_tensors
+from fedpipe.system.records import Record
 from fedpipe.training.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
-class ServerState:
+class ServerState(Record):
     """All that a round needs of the rounds before it."""
 
     round: int  # rounds done
@@ -25,14 +27,22 @@ class ServerState:
     best_loss: float = float("inf")  # of the evaluations on the test set so far
     evaluations_since_best: int = 0
     accuracy: float = 0.0  # of the last evaluation
+    diverged: bool = False  # as that evaluation shows
 
     def after_updates(self, reports: Iterable[ClientReport], transforms: Mapping[str, State]) -> Self:
         """Return the state in which these clients' updates counted, and the transforms remember this."""
-        counted = {report.client: report.round for report in reports}
+        # In an order of its own, not that in which they arrived: equal states have equal bytes.
+        counted = {report.client: report.round for report in sorted(reports, key=lambda report: report.client)}
         return replace(self, last_rounds={**self.last_rounds, **counted}, transforms=transforms)
 
-    def after_round(self, round: int, test: Evaluation | None) -> Self:
-        """Return the state after a round, with what early stopping needs of its evaluation, if there was one."""
+    def after_round(self, round: int, test: Evaluation | None, classes: int) -> Self:
+        """Return the state after a round, with what early stopping needs of its evaluation, if there was one.
+
+        Args:
+            round: its number.
+            test: the evaluation on the test set.
+            classes: how many labels there are.
+        """
         if test is None:
             return replace(self, round=round)
         better = test.loss < self.best_loss  # never, if training diverged and the loss is NaN
@@ -42,6 +52,7 @@ class ServerState:
             best_loss=test.loss if better else self.best_loss,
             evaluations_since_best=0 if better else self.evaluations_since_best + 1,
             accuracy=test.accuracy,
+            diverged=test.diverged(classes),
         )
 
 
@@ -49,8 +60,8 @@ class ClientStates:
     """Clients' own states on their disk: a folder for each client, a file for each round that it may go on from.
 
     The server's word decides which one counts: a task names the round of the client's last update that arrived and
-    counted. The file of a round whose update was lost is never read. So a client keeps two files, and a run can go on
-    from the state before the current round, exactly.
+    counted. The file of a round whose update was lost is never read. A run can go on, exactly, from the state after any
+    round since the oldest that the server names.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,14 +80,32 @@ class ClientStates:
                 parts.setdefault(part, {})[key] = tensor
         return parts
 
-    def write(self, client: int, round: int, parts: Mapping[str, State], *, last_round: int) -> None:
-        """Write a client's state after a round; delete what is of neither this round nor the last that counted."""
+    def write(self, client: int, round: int, parts: Mapping[str, State], *, last_round: int, oldest_round: int) -> None:
+        """Write a client's state after a round, and delete those that no run can go on from any more.
+
+        Args:
+            client: its number.
+            round: the current one.
+            parts: the state, by the part that it belongs to.
+            last_round: of the client's last update that counted; 0 if none did.
+            oldest_round: after which training may have to go on again.
+        """
         tensors = {f"{part}/{key}": tensor for part, state in parts.items() for key, tensor in state.items()}
         file = self._file(client, round)
         write_tensors(file, tensors)
-        for other in file.parent.iterdir():
-            if other not in (file, self._file(client, last_round)):
+        # Of the rounds before, those after the last that counted did not count; nor do those of a future given up.
+        others = {other: _round(other) for other in file.parent.iterdir() if other != file}
+        counted = {other: number for other, number in others.items() if 0 < number <= last_round}
+        first = max((number for number in counted.values() if number <= oldest_round), default=0)
+        for other in others:
+            if counted.get(other, -1) < first:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
 
     def _file(self, client: int, round: int) -> Path:
         return self._folder / f"client-{client:05d}" / f"round-{round:05d}.safetensors"
+
+
+def _round(file: Path) -> int:
+    """Return the round whose state a file holds; 0 if it is no such file."""
+    match = re.fullmatch(r"round-(\d+)\.safetensors", file.name)
+    return int(match[1]) if match else 0

@@ -1,5 +1,6 @@
 """Tables that compare federated with centralised training, made from the reports of both, without model or data."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def learning_curves(rounds: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
         ]
     )
     columns = ["dataset", "method", "step", "examples_processed", "test_loss", "test_accuracy"]
-    return curves.loc[:, columns].dropna(subset="test_accuracy")  # rounds between evaluations
+    return curves.loc[:, columns].dropna(subset="test_accuracy")  # which are empty between evaluations
 
 
 def class_accuracies(confusion: pd.DataFrame) -> pd.DataFrame:
@@ -84,12 +85,13 @@ def label_counts(manifest: pd.DataFrame, dataset: str) -> pd.DataFrame:
     return table.assign(dataset=dataset).loc[:, ["dataset", "client", "label", "examples"]]
 
 
-def compare(curves: pd.DataFrame, settings: Compare) -> pd.DataFrame:
+def compare(curves: pd.DataFrame, settings: Compare, diverged: Collection[str] = ()) -> pd.DataFrame:
     """Return a row for each method: its last result, what it cost, and when it reached the target accuracy.
 
     Args:
         curves: the table of `learning_curves`.
         settings: names the target accuracy.
+        diverged: the methods whose training diverged.
     """
     rows = []
     for method, curve in curves.groupby("method", sort=False):
@@ -103,6 +105,7 @@ def compare(curves: pd.DataFrame, settings: Compare) -> pd.DataFrame:
                 "examples_processed": last["examples_processed"],
                 "steps": last["step"],
                 "steps_to_target": steps_to(settings.target_accuracy, curve),
+                "diverged": method in diverged,
             }
         )
     return pd.DataFrame(rows).astype({"steps_to_target": "Int64"})
@@ -114,8 +117,10 @@ def steps_to(target: float, curve: pd.DataFrame) -> int | None:
     return None if reached.empty else int(reached.iloc[0])
 
 
-def gap_points(table: pd.DataFrame) -> float:
-    """Return federated minus centralised test accuracy, in percentage points."""
+def gap_points(table: pd.DataFrame) -> float | None:
+    """Return federated minus centralised test accuracy, in percentage points; None if either training diverged."""
+    if any(table["diverged"]):
+        return None
     accuracy = dict(zip(table["method"], table["test_accuracy"], strict=True))
     return round(100 * (accuracy[FEDERATED] - accuracy[CENTRALISED]), 4)
 
@@ -136,6 +141,8 @@ def as_metrics(table: pd.DataFrame) -> dict[str, Any]:
             "centralised_examples": centralised["examples_processed"],
             "rounds_to_target": _or_none(federated["steps_to_target"]),
             "epochs_to_target": _or_none(centralised["steps_to_target"]),
+            "federated_diverged": federated["diverged"],
+            "centralised_diverged": centralised["diverged"],
         }
     }
 
@@ -151,12 +158,24 @@ def as_markdown(table: pd.DataFrame, settings: Compare) -> str:
     for row in table.to_dict("records"):
         step, steps_to_target = STEP[row["method"]], row["steps_to_target"]
         to_target = "not reached" if pd.isna(steps_to_target) else _counted(steps_to_target, step)
+        method = f"{row['method']}, diverged" if row["diverged"] else row["method"]
         lines.append(
-            f"| {row['method']} | {row['test_accuracy']:.2%} | {row['test_loss']:.4f} | {_counted(row['steps'], step)} "
+            f"| {method} | {row['test_accuracy']:.2%} | {_loss(row['test_loss'])} | {_counted(row['steps'], step)} "
             f"| {row['examples_processed']:,} | {to_target} |"
         )
-    lines += ["", f"Federated less centralised: {gap_points(table):+.2f} points of test accuracy.", ""]
+    gap = gap_points(table)
+    if gap is None:
+        names = " and ".join(table.loc[table["diverged"], "method"])
+        conclusion = f"The {names} training diverged, so that there is nothing to compare."
+    else:
+        conclusion = f"Federated less centralised: {gap:+.2f} points of test accuracy."
+    lines += ["", conclusion, ""]
     return "\n".join(lines)
+
+
+def diverged(**reports: Path) -> list[str]:
+    """Return the methods whose metrics file says that training diverged."""
+    return [method for method, report in reports.items() if next(iter(read_json(report).values()))["diverged"]]
 
 
 def one_dataset(*reports: Path) -> str:
@@ -174,6 +193,10 @@ def one_dataset(*reports: Path) -> str:
 
 def _counted(number: int, unit: str) -> str:
     return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+
+
+def _loss(value: float) -> str:
+    return "no number" if pd.isna(value) else f"{value:.4f}" if value < 1000 else f"{value:.3g}"
 
 
 def _or_none(value: Any) -> int | None:

@@ -6,6 +6,7 @@ Tensors are stored as safetensors, tables as CSV and results as JSON, which need
 import csv
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -76,8 +77,10 @@ def write_table(
         columns: the keys. They are taken from the first row if not given, so that a table that may have no rows must
             give them.
         constants: columns with one value for the whole table, which come before the others.
+
+    A cell of what is no finite number is empty, as of what is not known.
     """
-    rows = [constants | dict(row) for row in rows]
+    rows = [_finite(constants | dict(row)) for row in rows]
     fields = list(rows[0]) if columns is None else [*constants, *columns]
     with replacing(path) as new, new.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=fields, lineterminator="\n")
@@ -86,8 +89,8 @@ def write_table(
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON; floats keep their last bit."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a value as indented JSON; floats keep their last bit, and null stands for those that are not finite."""
+    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -108,6 +111,15 @@ def write_text(path: str | Path, text: str) -> None:
     """Write text."""
     with replacing(path) as new:
         new.write_text(text)
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with None in place of numbers that neither JSON nor programs that read CSV know."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sha256_of_file(path: str | Path) -> str:

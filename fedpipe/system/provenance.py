@@ -3,6 +3,7 @@
 Float results have the same bits on machines of one CPU type with one version of torch.
 """
 
+import hashlib
 import platform
 import re
 from pathlib import Path
@@ -21,6 +22,15 @@ def provenance(device: torch.device) -> dict[str, str]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
+
+
+def code() -> str:
+    """Return the SHA-256 of the library's source files, in hexadecimal digits."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _cpu() -> str:

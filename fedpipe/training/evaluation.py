@@ -1,14 +1,18 @@
 """How good a network is on given examples: loss, accuracy, confusion."""
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedpipe.system.records import Record
 from fedpipe.training.images import normalised
 
+FAR_ABOVE = 100  # times the loss of guessing: no model that learns is that wrong, and that sure of it
 CHUNK = 100  # examples at a time: they stay in the cache. Fixed, because the sums below depend on it
 
 
@@ -23,15 +27,15 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """The evaluation of a network."""
 
     loss: float  # mean cross-entropy
     accuracy: float  # fraction, 0..1
-    predictions: Tensor  # (n,) int64
+    predictions: Tensor  # (n,) int64; none in a history
 
     @classmethod
-    def of(cls, parts: Iterable[Part]) -> "Evaluation":
+    def of(cls, parts: Iterable[Part]) -> Self:
         """Return the whole from its parts, in any order; all but the last must be of a multiple of CHUNK examples."""
         parts = sorted(parts, key=lambda part: part.start)
         predictions = torch.cat([part.predictions for part in parts])
@@ -40,6 +44,14 @@ class Evaluation:
             accuracy=sum(part.correct for part in parts) / len(predictions),
             predictions=predictions,
         )
+
+    def diverged(self, classes: int) -> bool:
+        """Tell whether training has diverged: the loss is no number, or far above that of guessing."""
+        return not self.loss <= FAR_ABOVE * math.log(max(2, classes))
+
+    def without_predictions(self) -> Self:
+        """Return loss and accuracy alone."""
+        return replace(self, predictions=torch.empty(0, dtype=torch.int64))
 
 
 def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> Evaluation:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedpipe.training.arithmetic import PLAIN, Arithmetic
 from fedpipe.training.images import normalised
-from fedpipe.training.optimizers import OPTIMIZERS
+from fedpipe.training.optimizers import OPTIMIZERS, Optimizer
 from fedpipe.training.settings import Training
 
 BLOCK = 256  # examples to gather and normalise at once, in whole batches: they stay in the cache
@@ -107,8 +107,9 @@ def train(
     correction: Correction | None = None,
     mean_gradient: MeanGradient | None = None,
     gradients: GradientFunction = loss_and_gradients,
+    optimizer: Optimizer | None = None,
 ) -> Iterator[float]:
-    """Train in place with a new optimiser, and yield after each epoch the mean loss of its batches, as trained.
+    """Train in place, and yield after each epoch the mean loss of its batches, as trained.
 
     Args:
         network: takes what `normalised` returns; on the device of the examples.
@@ -120,9 +121,10 @@ def train(
         correction: added to each gradient.
         mean_gradient: receives each gradient.
         gradients: the loss that is minimised.
+        optimizer: of the network's parameters, to go on with; None makes a new one.
     """
     network.train()
-    step = _step(network, settings, arithmetic, correction, mean_gradient, gradients)
+    step = _step(network, settings, arithmetic, correction, mean_gradient, gradients, optimizer)
     batch_size = settings.batch_size or len(labels)
     for _ in range(settings.epochs):
         order = torch.from_numpy(rng.permutation(len(labels))).to(images.device)
@@ -141,6 +143,7 @@ def _step(
     correction: Correction | None,
     mean_gradient: MeanGradient | None,
     gradients_of: GradientFunction,
+    optimizer: Optimizer | None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return step(images, labels), which changes the network by one batch and returns the batch's mean loss."""
     plain = settings.optimizer == "sgd" and not (settings.momentum or settings.weight_decay or settings.clip_norm)
@@ -149,7 +152,7 @@ def _step(
         return partial(network.sgd_step, lr=settings.lr)
 
     parameters = list(network.parameters())
-    optimizer = OPTIMIZERS[settings.optimizer](parameters, settings)
+    optimizer = optimizer or OPTIMIZERS[settings.optimizer](parameters, settings)
     constants = correction and _like(parameters, correction.constant)
 
     def step(images: Tensor, labels: Tensor) -> Tensor:

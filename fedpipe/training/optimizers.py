@@ -18,6 +18,14 @@ class Optimizer(Protocol):
     """Change parameters in place by gradients in the same order. Weight decay is L2: its gradient is added."""
 
     def __init__(self, parameters: Sequence[Tensor], settings: Training) -> None: ...
+    def state(self) -> list[Tensor]:
+        """Return what it remembers of its steps: the tensors themselves, in an order of its own."""
+        ...
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        """Go on as the optimiser whose state this is would have; it may lie on another device."""
+        ...
+
     def step(self, gradients: Sequence[Tensor]) -> None: ...
 
 
@@ -27,6 +35,13 @@ class SGD:
     def __init__(self, parameters: Sequence[Tensor], settings: Training) -> None:
         self._parameters, self._settings = list(parameters), settings
         self._momentum: list[Tensor | None] = [None] * len(self._parameters)
+
+    def state(self) -> list[Tensor]:
+        return [tensor for tensor in self._momentum if tensor is not None]
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        if state:  # it is made at the first step
+            self._momentum = [_like(tensor, like) for tensor, like in zip(state, self._parameters, strict=True)]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
@@ -46,6 +61,13 @@ class Adam:
         self._squares = [torch.zeros_like(tensor) for tensor in self._parameters]
         self._steps = [torch.zeros((), device=tensor.device) for tensor in self._parameters]
 
+    def state(self) -> list[Tensor]:
+        return [*self._means, *self._squares, *self._steps]
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        for tensor, saved in zip(self.state(), state, strict=True):
+            tensor.copy_(saved)
+
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         lr, weight_decay = self._settings.lr, self._settings.weight_decay
@@ -53,6 +75,11 @@ class Adam:
             self._parameters, list(gradients), self._means, self._squares, [], self._steps, fused=True, foreach=False,
             lr=lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=weight_decay, amsgrad=False, maximize=False,
         )  # fmt: skip
+
+
+def _like(saved: Tensor, parameter: Tensor) -> Tensor:
+    """Return a copy on the parameter's device, in its memory format."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(saved)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "sgd": SGD}

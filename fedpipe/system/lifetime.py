@@ -1,0 +1,103 @@
+"""When a process ends: with DVC if DVC started it, and in order if it is told to."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+DVC = "DVC_STAGE"  # DVC tells a stage's process its name by this variable
+SHELLS = {"ash", "bash", "dash", "fish", "ksh", "sh", "zsh"}
+LOOK = 0.5  # seconds from one look at the ancestors to the next
+GRACE = 10.0  # seconds that a process which is told to end has to put its things in order
+
+
+def end_in_order() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, so that what it has begun is put in order; see `end_with_dvc`.
+
+    To be called in the main thread.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def end_with_dvc() -> None:
+    """End this process when the DVC that started it ends, however it does (Linux).
+
+    Otherwise a stage would train on after its `dvc` was killed, and overwrite the results of the next run.
+    """
+    if DVC in os.environ and Path("/proc/self/stat").exists():
+        _ancestors.update(_started_by())
+        threading.Thread(target=_watch, daemon=True).start()
+
+
+def point_of_no_return() -> None:
+    """End this process if the DVC that started it has ended, and else let no SIGTERM or Ctrl-C end it any more.
+
+    To be called when its result is written and about to be all that is left of its work: if DVC does not record it, the
+    work is lost.
+    """
+    if not _dvc_is_there():
+        sys.exit(128 + signal.SIGTERM)
+    if DVC in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End this process without taking its modules apart: that may take a second, in which a kill would cost its work."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+_ancestors: dict[int, str] = {}  # of this process, up to DVC: when each began
+
+
+def _dvc_is_there() -> bool:
+    return all(_began(pid) == began for pid, began in _ancestors.items())
+
+
+def _watch() -> None:
+    while _dvc_is_there():
+        time.sleep(LOOK)
+    print("dvc has ended, and so does this stage", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(128 + signal.SIGTERM)
+
+
+def _started_by() -> Iterator[tuple[int, str]]:
+    """Yield the parent, and its own parent if it is a shell that runs a command for it, each with when it began."""
+    pid = os.getppid()
+    while True:
+        yield pid, _began(pid)
+        command = _read(pid, "cmdline").split("\0")
+        if Path(command[0]).name not in SHELLS or "-c" not in command:
+            return
+        pid = int(_stat(pid)[1])
+
+
+def _began(pid: int) -> str:
+    """Return when a process began, by which it differs from a later one of its number; "" if it has ended."""
+    fields = _stat(pid)
+    return "" if not fields or fields[0] == "Z" else fields[19]
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of proc_pid_stat(5) from the third one, the state, on; none if there is no such process."""
+    return _read(pid, "stat").rpartition(")")[2].split()
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _terminate(signum: int, frame: Any) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+    sys.exit(128 + signal.SIGTERM)

@@ -1,0 +1,442 @@
+"""Checkpoints: an interrupted run goes on with the same bits as one that was not."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedpipe import baseline
+from fedpipe.engines import Compute
+from fedpipe.experiment import FederatedData, Result, run
+from fedpipe.federated.context import LocalTraining
+from fedpipe.federated.state import ServerState
+from fedpipe.federated.strategies import STRATEGIES
+from fedpipe.models import Model, ModelChoice
+from fedpipe.models.logistic import Logistic
+from fedpipe.models.reference_cnn import ReferenceBatchNormCNN
+from fedpipe.system.checkpoints import FOLDER, Checkpoints, checkpoints, in_project
+from fedpipe.system.pace import Pace
+from fedpipe.system.records import Record
+from tests.federations import experiment_of
+from tests.test_transforms import STATEFUL
+
+SGD = LocalTraining(epochs=1, batch_size=32, optimizer="sgd", lr=0.05)
+ROUNDS = 5
+
+
+class Interruption(Exception):
+    """What ends a run in a test."""
+
+
+def compute(engine: str, every: float = 0.0) -> Compute:
+    return Compute.model_validate({"engine": engine, "workers": 2, "device": "cpu", "checkpoint_every": every})
+
+
+def outcome(result: Result) -> tuple[bytes, list[dict[str, Any]], list[dict[str, Any]], dict[str, Any], list[int]]:
+    """All that a stage writes of a result."""
+    return (
+        result.state.encode(),
+        result.round_rows(),
+        result.client_rows(),
+        result.metrics(),
+        result.test.predictions.tolist(),
+    )
+
+
+def interrupted(
+    folder: Path, test: Path, checkpoint: Path, *, after_clients: int, times: int = 1, **setting: Any
+) -> tuple[Result, list[int]]:
+    """The result of a run that ends again and again after so many updates; and after which rounds it went on."""
+    data, resumed = FederatedData(dataset=test.parent, clients=folder), []
+    for left in reversed(range(times + 1)):
+        seen = 0
+
+        def count(reports: Any, left: int = left) -> None:
+            nonlocal seen
+            seen += len(reports)
+            if left and seen >= after_clients:
+                raise Interruption
+
+        try:
+            result = run(
+                experiment_of(**setting), data, checkpoint=checkpoint, on_clients=count,
+                on_resume=lambda result: resumed.append(len(result.rounds)),
+            )  # fmt: skip
+        except Interruption:
+            continue
+        return result, resumed
+    raise AssertionError("the last run is not interrupted")
+
+
+def models(strategy: str) -> Model:
+    return ReferenceBatchNormCNN() if strategy == "fedbn" else Logistic()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_goes_on_exactly(strategy: str, folder: Path, test: Path, tmp_path: Path):
+    """Interrupted in the middle of rounds, twice."""
+    rounds = 3 if strategy == "fedbn" else ROUNDS
+    setting: dict[str, Any] = {
+        "strategy": strategy, "rounds": rounds, "local": SGD, "model": models(strategy), "compute": compute("threads"),
+    }  # fmt: skip
+    whole, _ = interrupted(folder, test, tmp_path / "whole", after_clients=0, times=0, **setting)
+    result, resumed = interrupted(folder, test, tmp_path / "part", after_clients=5, times=2, **setting)
+    assert resumed == [1, 2]
+    assert outcome(result) == outcome(whole)
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_run_goes_on_exactly_whatever_its_parameters_and_wherever_it_ended(
+    data: st.DataObject, folder: Path, test: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    draw = data.draw
+    setting: dict[str, Any] = {
+        "rounds": ROUNDS,
+        "local": SGD,
+        "model": Logistic(),
+        "strategy": draw(st.sampled_from(["fedavg", "scaffold", "feddyn", "fedadam", "fedavgm"])),
+        "dropout": draw(st.sampled_from([0.0, 0.5])),
+        "sampling": draw(st.sampled_from(["uniform", "poisson"])),
+        "min_updates": draw(st.sampled_from([1, 3])),
+        "evaluate_every": draw(st.sampled_from([1, 2])),
+        "patience": draw(st.sampled_from([None, 1])),
+        "seed": draw(st.integers(0, 5)),
+    }
+    every = draw(st.sampled_from([0.0, 0.02, 1000.0]))
+    ends = {"after_clients": draw(st.integers(1, 12)), "times": draw(st.integers(1, 3))}
+    scratch = tmp_path_factory.mktemp("runs")
+    whole, _ = interrupted(
+        folder, test, scratch / "whole", after_clients=0, times=0, compute=compute("threads"), **setting
+    )
+    result, _ = interrupted(folder, test, scratch / "part", compute=compute("threads", every), **ends, **setting)
+    assert outcome(result) == outcome(whole)
+
+
+@pytest.mark.parametrize("engine", ["threads", "processes", "ray"])
+def test_state_on_both_sides_goes_on_exactly_on_every_engine(engine: str, folder: Path, test: Path, tmp_path: Path):
+    setting = STATEFUL | {"compute": compute(engine), "rounds": ROUNDS}
+    whole, _ = interrupted(folder, test, tmp_path / "whole", after_clients=0, times=0, **setting)
+    result, resumed = interrupted(folder, test, tmp_path / "part", after_clients=7, **setting)
+    assert resumed
+    assert outcome(result) == outcome(whole)
+
+
+def test_a_run_that_only_failed_to_be_written_trains_no_more(folder: Path, test: Path, tmp_path: Path):
+    experiment = experiment_of(model=Logistic(), local=SGD, compute=compute("threads"))
+    data, trained, ended = FederatedData(dataset=test.parent, clients=folder), [], []
+
+    def disk_is_full(result: Result) -> None:
+        ended.append(outcome(result))
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run(experiment, data, checkpoint=tmp_path, on_end=disk_is_full)
+    result = run(experiment, data, checkpoint=tmp_path, on_clients=trained.extend)
+    assert not trained
+    assert outcome(result) == ended[0]
+
+
+def test_nothing_is_left_of_a_run_that_ended_well(folder: Path, test: Path, tmp_path: Path):
+    interrupted(folder, test, tmp_path, after_clients=4, strategy="scaffold", local=SGD, model=Logistic())
+    assert [path.name for path in tmp_path.iterdir()] == [".gitignore"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 12},
+        {"rounds": 4},
+        {"local": SGD.model_copy(update={"lr": 0.06})},
+        {"strategy": "fedprox"},
+        {"clients_per_round": 2},
+    ],
+)
+def test_no_run_goes_on_from_another_ones_checkpoint(change: dict[str, Any], folder: Path, test: Path, tmp_path: Path):
+    data = FederatedData(dataset=test.parent, clients=folder)
+    setting: dict[str, Any] = {"model": Logistic(), "local": SGD, "compute": compute("threads")}
+
+    def end(result: Result) -> None:
+        if len(result.rounds) == 2:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        run(experiment_of(**setting), data, checkpoint=tmp_path, on_round=end)
+    resumed: list[Result] = []
+    run(experiment_of(**setting | change), data, checkpoint=tmp_path, on_resume=resumed.append)
+    assert not resumed
+    run(experiment_of(**setting), data, checkpoint=tmp_path, on_resume=resumed.append)
+    assert len(resumed) == 1
+
+
+def test_how_it_is_computed_makes_no_other_run(folder: Path, test: Path, tmp_path: Path):
+    """Interrupted with threads, it goes on with processes."""
+    data = FederatedData(dataset=test.parent, clients=folder)
+    setting: dict[str, Any] = {"model": Logistic(), "local": SGD}
+
+    def end(result: Result) -> None:
+        if len(result.rounds) == 2:
+            raise Interruption
+
+    whole = run(experiment_of(**setting, compute=compute("threads")), data)
+    with pytest.raises(Interruption):
+        run(experiment_of(**setting, compute=compute("threads")), data, checkpoint=tmp_path, on_round=end)
+    resumed: list[Result] = []
+    result = run(
+        experiment_of(**setting, compute=compute("processes")), data, checkpoint=tmp_path, on_resume=resumed.append
+    )
+    assert [len(each.rounds) for each in resumed] == [1]
+    assert outcome(result) == outcome(whole)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "sgd"},
+        {"optimizer": "sgd", "momentum": 0.9},
+        {"optimizer": "sgd", "clip_norm": 0.1},
+    ],
+)
+@pytest.mark.parametrize("model", ["logistic", "2nn", "reference-bn-cnn"])
+def test_the_baseline_goes_on_exactly(changes: dict[str, Any], model: str, test: Path, tmp_path: Path):
+    experiment = baseline.CentralisedExperiment.model_validate(
+        {
+            "seed": 3, "model": ModelChoice(name=model), "compute": {"device": "cpu", "checkpoint_every": 0.0},
+            "baseline": {"epochs": 4, "batch_size": 32, "lr": 0.01, **changes},
+        }
+    )  # fmt: skip
+    dataset = tmp_path / "data"
+    dataset.mkdir()
+    for name in ("train", "test"):
+        (dataset / f"{name}.safetensors").symlink_to(test)
+    (dataset / "dataset.json").symlink_to(test.with_name("dataset.json"))
+
+    def all_of(result: baseline.Result) -> Any:
+        parameters = {name: tensor.tolist() for name, tensor in result.parameters.items()}
+        return parameters, result.epoch_rows(), result.metrics(), result.test.predictions.tolist()
+
+    def end(result: baseline.Result) -> None:
+        if len(result.epochs) == 3:
+            raise Interruption
+
+    whole = baseline.run(experiment, dataset)
+    with pytest.raises(Interruption):
+        baseline.run(experiment, dataset, checkpoint=tmp_path / "part", on_epoch=end)
+    resumed: list[baseline.Result] = []
+    result = baseline.run(experiment, dataset, checkpoint=tmp_path / "part", on_resume=resumed.append)
+    assert [len(each.epochs) for each in resumed] == [2]
+    assert all_of(result) == all_of(whole)
+
+
+# The files
+
+
+@dataclass(frozen=True)
+class Sum(Record):
+    """A state in tests: the sum of the steps."""
+
+    total: int
+    vector: Tensor
+
+
+@dataclass(frozen=True)
+class Summand(Record):
+    """A step in tests."""
+
+    number: int
+
+
+def saved(folder: Path, steps: int, seconds: float = 0.0) -> Checkpoints[Sum, Summand]:
+    """Checkpoints of a run of so many steps that was ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    one = Checkpoints(folder, Sum, Summand, seconds)
+    begun = one.load()
+    total, done = (begun[0].total, len(begun[1])) if begun else (0, 0)
+    for number in range(done + 1, steps + 1):
+        total += number
+        one.save(number, Sum(total, torch.full((1000,), float(total))), Summand(number))
+    return one
+
+
+def loaded(folder: Path) -> tuple[int, list[int]] | None:
+    begun = Checkpoints(folder, Sum, Summand).load()
+    if not begun:
+        return None
+    state, steps = begun
+    assert torch.equal(state.vector, torch.full((1000,), float(state.total)))
+    return state.total, [step.number for step in steps]
+
+
+def test_the_newest_state_comes_back_with_what_all_steps_did(tmp_path: Path):
+    saved(tmp_path, 4)
+    assert loaded(tmp_path) == (10, [1, 2, 3, 4])
+
+
+def test_two_generations_are_kept(tmp_path: Path):
+    assert saved(tmp_path, 1).oldest == 0
+    assert saved(tmp_path, 7).oldest == 6
+    assert sorted(file.name for file in tmp_path.glob("*.checkpoint")) == ["000006.checkpoint", "000007.checkpoint"]
+
+
+def cut(data: bytes, place: int) -> bytes:
+    return data[:place]
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def zeroed(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes(len(data) - place)
+
+
+@given(damage=st.sampled_from([cut, flipped, zeroed]), place=st.floats(0, 1, exclude_max=True))
+def test_of_a_damaged_checkpoint_the_one_before_is_used(
+    damage: Callable[[bytes, int], bytes], place: float, tmp_path_factory: pytest.TempPathFactory
+):
+    folder = tmp_path_factory.mktemp("damaged")
+    saved(folder, 5)
+    newest = folder / "000005.checkpoint"
+    data = newest.read_bytes()
+    damaged = damage(data, int(place * len(data)))
+    newest.write_bytes(damaged)
+    assert loaded(folder) == ((15, [1, 2, 3, 4, 5]) if damaged == data else (10, [1, 2, 3, 4]))
+    assert loaded(folder) is not None
+    saved(folder, 6)
+    assert loaded(folder) == (21, [1, 2, 3, 4, 5, 6])
+
+
+@given(damage=st.sampled_from([cut, flipped, zeroed]), place=st.floats(0, 1, exclude_max=True))
+def test_of_a_damaged_history_what_is_before_the_damage_is_used_or_nothing(
+    damage: Callable[[bytes, int], bytes], place: float, tmp_path_factory: pytest.TempPathFactory
+):
+    folder = tmp_path_factory.mktemp("damaged")
+    saved(folder, 5)
+    history = folder / "history"
+    data = history.read_bytes()
+    damaged = damage(data, int(place * len(data)))
+    history.write_bytes(damaged)
+    whole = len(data) // 5
+    intact = 5 if damaged == data else int(place * len(data)) // whole
+    expected = {5: (15, [1, 2, 3, 4, 5]), 4: (10, [1, 2, 3, 4])}
+    assert loaded(folder) == expected.get(intact)
+    saved(folder, 6)
+    assert loaded(folder) == (21, [1, 2, 3, 4, 5, 6])
+
+
+def test_what_a_failed_save_left_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The disk is full while the history grows, and has room again later."""
+    one = saved(tmp_path, 2)
+    fsync = os.fsync
+
+    def no_space(file: int) -> None:
+        fsync(file)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        one.save(3, Sum(6, torch.full((1000,), 6.0)), Summand(3))
+    assert loaded(tmp_path) == (3, [1, 2])
+    monkeypatch.undo()
+    one.save(4, Sum(10, torch.full((1000,), 10.0)), Summand(4))
+    assert loaded(tmp_path) == (10, [1, 2, 3, 4])
+
+
+def test_short_steps_are_saved_together(tmp_path: Path):
+    saved(tmp_path, 50, seconds=1000.0)
+    assert loaded(tmp_path) is None
+    one = saved(tmp_path, 0, seconds=0.05)
+    for number in range(1, 31):
+        one.save(number, Sum(number, torch.full((1000,), float(number))), Summand(number))
+        time.sleep(0.01)
+    found = loaded(tmp_path)
+    assert found is not None
+    total, steps = found
+    assert steps == list(range(1, total + 1))
+    assert total > 15
+
+
+def test_two_processes_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fedpipe.system.checkpoints.PATIENCE", 0.3)
+    with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as first:
+        assert first.own_files
+        with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as second:
+            assert second.own_files is None
+            second.save(1, Sum(1, torch.zeros(1000)), Summand(1))
+            second.remove()
+            assert first.load() is None
+        with checkpoints(tmp_path, "that", Sum, Summand, 0.0) as other:
+            assert other.own_files
+    with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as again:
+        assert again.own_files
+
+
+def test_a_run_waits_for_the_last_one_to_end(tmp_path: Path):
+    """As long as a stage needs that ends because DVC did."""
+    leave = threading.Event()
+
+    def hold() -> None:
+        with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as first:
+            leave.wait()
+            first.remove()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    threading.Timer(0.4, leave.set).start()
+    with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as second:
+        assert second.own_files
+    holder.join()
+
+
+def test_what_nobody_went_on_with_for_a_month_is_deleted(tmp_path: Path):
+    for name, days in (("old", 31), ("new", 29)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "000001.checkpoint").write_bytes(b"x")
+        then = time.time() - days * 24 * 3600
+        os.utime(tmp_path / name, (then, then))
+    with checkpoints(tmp_path, "this", Sum, Summand, 0.0):
+        assert not (tmp_path / "old").exists()
+        assert (tmp_path / "new").exists()
+
+
+def test_experiments_in_copies_of_a_project_keep_their_checkpoints_in_the_project(tmp_path: Path):
+    assert in_project(tmp_path) == tmp_path / FOLDER
+    assert in_project(tmp_path / ".dvc/tmp/exps/tmp123/") == tmp_path / FOLDER
+    assert in_project(tmp_path / ".dvc/tmp/exps/standalone/tmp123/") == tmp_path / FOLDER
+
+
+def test_a_pace_takes_at_most_its_share_of_the_time():
+    pace, taken = Pace(0.01), 0
+    begun = time.monotonic()
+    while time.monotonic() - begun < 1.0:
+        with pace.turn() as due:
+            if due:
+                taken += 1
+                time.sleep(0.005)
+    assert 1 <= taken <= 5  # of 5 ms each: at most one in 250 ms
+
+
+def test_a_pace_of_no_seconds_is_always_due():
+    pace = Pace(0.0)
+    for _ in range(3):
+        with pace.turn() as due:
+            assert due
+
+
+def test_a_server_state_comes_back_from_its_bytes():
+    """Its clients' numbers are numbers again, and infinity is infinity."""
+    state = ServerState(3, {"w": torch.randn(4)}, {"m": torch.randn(4)}, {"t": {"s": torch.randn(2)}}, {7: 3, 12: 2})
+    again = ServerState.decode(state.encode())
+    assert again.encode() == state.encode()
+    assert again.last_rounds == {7: 3, 12: 2}
+    assert again.best_loss == float("inf")
