@@ -47,7 +47,7 @@ def point_of_no_return() -> None:
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End this process without taking its modules apart: that may take a second, in which a kill would cost its work."""
+    """End this process without taking its modules apart: in the second that may take, a kill would cost its work."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
