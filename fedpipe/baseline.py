@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
-from fedpipe.config.section import CheckpointEvery, OnDivergence, Section, Seed
+from fedpipe.config.section import CheckpointEvery, OnDivergence, PositiveInt, Section, Seed
 from fedpipe.data import datasets
 from fedpipe.data.datasets import Split
 from fedpipe.models import ModelChoice
@@ -31,8 +31,11 @@ class Baseline(Training):
     """Train the model centrally."""
 
     epochs: PositiveInt = Field(default=15, description="Passes over the whole training set.")
-    threads: PositiveInt = Field(
-        default=2, description="Threads of torch. It is not under compute, because float results depend on it."
+    threads: int = Field(
+        default=2,
+        gt=0,
+        le=1024,
+        description="Threads of torch. It is not under compute, because float results depend on it.",
     )
 
     on_divergence: OnDivergence = "stop"

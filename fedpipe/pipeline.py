@@ -10,7 +10,7 @@ from pydantic import Field
 from fedpipe.baseline import Baseline
 from fedpipe.config.file import PARAMS, read
 from fedpipe.config.section import Section, Seed
-from fedpipe.data.datasets import ORIGINALS, Download
+from fedpipe.data.datasets import ORIGINALS, Download, Original, describe
 from fedpipe.data.partition import Partition
 from fedpipe.engines import Compute
 from fedpipe.federated.settings import Federated
@@ -18,6 +18,8 @@ from fedpipe.models import ModelChoice
 from fedpipe.models.parameters import skeleton
 from fedpipe.results.comparison import Compare
 from fedpipe.system.errors import ParameterError, UserError
+
+DATASET = Path("data/mnist")  # where the pipeline keeps it
 
 
 class Pipeline(Section):
@@ -55,11 +57,20 @@ def _mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:
     network = skeleton(pipeline.model.model.for_classes(original.classes))
     yield from _raised(lambda: federated.algorithm.check(network))
     # Tried on labels as many as the data set's, each as often as the other.
-    labels = np.arange(original.train_examples) % original.classes
+    labels = np.arange(_train_examples(original)) % original.classes
     yield from _raised(lambda: pipeline.partition.assign(labels, pipeline.seed))
     yield from _raised(compute.torch_device)
     if compute.engine == "ray" and find_spec("ray") is None:
         yield ParameterError("compute.engine", 'ray is not installed; pip install -e ".[ray]"')
+
+
+def _train_examples(original: Original) -> int:
+    """Return how many training examples there are: of the data set, or of the sample if that is what was downloaded."""
+    try:
+        there = describe(DATASET / "dataset.json")
+    except UserError:
+        return original.train_examples
+    return there.train_examples if there.name.startswith(f"{original.name} sample") else original.train_examples
 
 
 def _raised(attempt: Callable[[], object]) -> Iterator[ParameterError]:

@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {
     "compute.checkpoint_every": 0.0,
 }
 STRATEGIES = ("fedavg", "scaffold", "feddyn", "fedavgm", "fedadam", "fedyogi")
-ENGINES = ("processes", "threads", "ray")
+ENGINES = ("processes", "threads", "processes", "threads", "ray")
 WAYS = {  # who is sent which signal
     "dvc alone, SIGKILL": ("dvc", signal.SIGKILL),
     "dvc alone, SIGTERM": ("dvc", signal.SIGTERM),
@@ -51,6 +51,7 @@ WAYS = {  # who is sent which signal
 }
 
 
+SPOKE = re.compile(r"^(round 1:|interrupted before)", re.MULTILINE)
 REPORT = re.compile(r"^round (\d+): test", re.MULTILINE)
 
 
@@ -91,6 +92,9 @@ def hunt(base: Path, project: Path, setting: Mapping[str, object], chance: rando
             break
         killed.append((way, output, left))
     outputs = [output for _, output, _ in killed[1:]] + [output]
+    for place in reversed(range(len(outputs) - 1)):
+        if not SPOKE.search(outputs[place]):  # it was killed while it began: where it would have gone on, the next says
+            outputs[place] = outputs[place + 1]
     return [
         Killed(
             way, reported(before), resumed(after), tuple(left), "Traceback" in before,

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +11,27 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.tokens import (
+    AliasToken,
+    BlockEndToken,
+    BlockMappingStartToken,
+    BlockSequenceStartToken,
+    FlowMappingEndToken,
+    FlowMappingStartToken,
+    FlowSequenceEndToken,
+    FlowSequenceStartToken,
+)
 
 from fedpipe.config.section import Section
 from fedpipe.system import console
 from fedpipe.system.errors import ParameterError, UserError
-from fedpipe.system.lifetime import end_at_once, end_in_order, end_with_dvc
+from fedpipe.system.lifetime import DVC, end_at_once, end_in_order, end_with_dvc
 
 PARAMS = Path("params.yaml")
+RESTORE = "the results that DVC removed before this stage come back with `git checkout reports && dvc checkout`"
+LONGEST, DEEPEST, SHOWN = 1_000_000, 20, 120  # characters of a file, blocks within blocks, characters of a value
+FLOW_STARTS = FlowMappingStartToken, FlowSequenceStartToken
+FLOW_ENDS = FlowMappingEndToken, FlowSequenceEndToken
 
 S = TypeVar("S", bound=Section)
 
@@ -42,10 +57,17 @@ def read(section: type[S], *, at: str = "", only_its_fields: bool = False, path:
         value = {key: value[key] for key in section.model_fields if key in value}
     try:
         # Through JSON, so that strict types still accept a mapping for a nested section.
-        return section.model_validate_json(json.dumps(value, default=str))
+        return section.model_validate_json(json.dumps(_with_text_keys(value), default=str))
     except ValidationError as error:
         lines = (_explain(details, section, at) for details in error.errors())
         raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Return the value with all keys as text, which JSON demands and YAML does not."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(item) for key, item in value.items()}
+    return [_with_text_keys(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager
@@ -64,8 +86,18 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
     """
     end_in_order()
     end_with_dvc()
+
+    def told() -> None:
+        try:
+            with parameters_from(PARAMS):
+                main()
+        except UserError as error:
+            if os.environ.get(DVC) in (None, "check"):  # before which DVC has removed nothing
+                raise
+            raise UserError(f"{error}\n{RESTORE}") from None
+
     try:
-        console.run(parameters_from(PARAMS)(main))
+        console.run(told)
     except SystemExit as end:
         if end.code == 0:
             end_at_once(0)
@@ -74,21 +106,55 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
 
 def _load(path: Path) -> Any:
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text())
+        text = path.read_bytes().decode()
+        if len(text) > LONGEST:
+            raise UserError(f"{path}: {len(text):,} characters long; parameters take less than {LONGEST:,}")
+        if problem := _too_much(text):
+            raise UserError(f"{path}: {problem}")
+        return YAML(typ="safe", pure=True).load(text)
     except FileNotFoundError:
         raise UserError(f"{path}: not there; run from the folder that holds it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {line} is not UTF-8, in which it must be written") from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+        problem = _one_line(getattr(error, "problem", None) or error)
+        raise UserError(f"{path}: not valid YAML{where}: {problem}") from None
+    except (ValueError, ArithmeticError, TypeError, LookupError) as error:  # of a value such as a date or a huge number
+        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from None
+
+
+def _too_much(text: str) -> str:
+    """Say what a file of parameters has that it should not: a few characters of YAML may stand for gigabytes."""
+    depth = 0
+    for token in YAML(typ="safe", pure=True).scan(text):
+        where = f"line {token.start_mark.line + 1}"
+        if isinstance(token, AliasToken):
+            return f"{where}: an alias, *{token.value}; write out what it stands for"
+        opens = isinstance(token, (BlockMappingStartToken, BlockSequenceStartToken, *FLOW_STARTS))
+        depth += opens - isinstance(token, (BlockEndToken, *FLOW_ENDS))
+        if depth > DEEPEST:
+            return f"{where}: blocks within blocks, more than {DEEPEST} deep"
+    return ""
+
+
+def _one_line(value: object) -> str:
+    """Return what is said of a value on one line, and not all of it if it is long."""
+    text = " ".join(str(value).split())
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _explain(details: ErrorDetails, section: type[Section], at: str) -> str:
     """Turn one of pydantic's errors into one line: dotted path, value, what would work."""
-    names = [str(name) for name in details["loc"]]
+    names = [_one_line(name) for name in details["loc"]]
     path = ".".join([at, *names] if at else names) or "the file"
     value, context = details["input"], details.get("ctx", {})
-    shown = json.dumps(value, default=str)
+    shown = _one_line(json.dumps(value, default=str, ensure_ascii=False))
     match details["type"]:
         case "extra_forbidden":
             known = _keys(section, names[:-1])
@@ -118,11 +184,15 @@ def _explain(details: ErrorDetails, section: type[Section], at: str) -> str:
         case "less_than":
             return f"{path}: {shown} must be less than {context['lt']:g}"
         case "less_than_equal":
-            return f"{path}: {shown} must be at most {context['le']:g}"
+            return f"{path}: {shown} must be at most {_number(context['le'])}"
         case "value_error" if isinstance(value, dict):  # of keys that contradict each other
             return f"{path}.{details['msg'].removeprefix('Value error, ')}"
         case _:
             return f"{path}: {shown}: {details['msg'].removeprefix('Value error, ')}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _keys(section: type[Section], names: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ Knows pydantic; knows neither files nor federated learning.
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 
 class Section(BaseModel):
@@ -37,11 +37,20 @@ class Section(BaseModel):
 
 S = TypeVar("S", bound=Section)
 
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # of 32 bits, in which indices and training compute
+
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST_INT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST_INT)]
+PositiveFloat = Annotated[float, Field(gt=0, le=LARGEST_FLOAT)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=LARGEST_FLOAT)]
+
 Seed = Annotated[
-    NonNegativeInt,
+    int,
     Field(
+        ge=0,
+        le=2**63 - 1,
         description="Every random draw follows from it: the partition, the initial model, the cohorts, the order of "
-        "examples."
+        "examples.",
     ),
 ]
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.error import HTTPError
 
 import torch
-from pydantic import Field
+from pydantic import Field, StrictInt, StrictStr, TypeAdapter, ValidationError
 from torch import Tensor
 
 from fedpipe.config.section import Section
@@ -190,19 +190,23 @@ def _load_to(device: torch.device, path: Path, changed: int) -> Split:
 class Description:
     """Hold what stages need to know about a data set besides its examples."""
 
-    name: str  # stands at the head of every report
-    classes: int
-    test_examples: int
+    name: StrictStr  # stands at the head of every report
+    classes: Annotated[StrictInt, Field(ge=2, le=1000)]
+    train_examples: Annotated[StrictInt, Field(ge=1)]
+    test_examples: Annotated[StrictInt, Field(ge=1)]
 
 
 def describe(path: Path) -> Description:
     """Read dataset.json as `save` wrote it.
 
     Raises:
-        UserError: the file is missing or not JSON.
+        UserError: the file is missing, or no such description.
     """
     content = read_json(path)
-    return Description(content["name"], content["classes"], content["test_examples"])
+    try:
+        return TypeAdapter(Description).validate_python(content)
+    except ValidationError:
+        raise UserError(f"{path}: no description of a data set; delete it and run `dvc repro`") from None
 
 
 def _original(original: Original, settings: Download, source: str | None, root: Path, log: Log) -> Dataset:

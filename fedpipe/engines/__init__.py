@@ -17,11 +17,13 @@ from fedpipe.training.arithmetic import Arithmetic
 
 __all__ = ["Compute", "Engine", "RunTasks"]
 
+MOST_WORKERS = 1024
+
 
 def _auto_or_count(value: object) -> object:
-    if value == "auto" or (type(value) is int and value >= 1):
+    if value == "auto" or (type(value) is int and 1 <= value <= MOST_WORKERS):
         return value
-    raise ValueError("must be auto or a whole number of at least 1")
+    raise ValueError(f"must be auto or a whole number from 1 to {MOST_WORKERS}")
 
 
 class Compute(Arithmetic):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from fedpipe.config.section import Section
+from fedpipe.config.section import PositiveInt, Section
 from fedpipe.system.randomness import generator
 from fedpipe.system.records import Record
 

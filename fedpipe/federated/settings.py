@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from fedpipe.config.section import OnDivergence, choice, with_blocks
+from fedpipe.config.section import OnDivergence, PositiveInt, choice, with_blocks
 from fedpipe.federated.aggregation import AGGREGATORS, Aggregator
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.sampling import Sampling

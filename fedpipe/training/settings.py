@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from fedpipe.config.section import Section
+from fedpipe.config.section import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 
 class Training(Section):

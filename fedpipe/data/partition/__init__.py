@@ -4,13 +4,13 @@ To add one, write a file with a `Partitioner` and add its name to PARTITIONERS.
 """
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from fedpipe.config.section import Section, with_blocks
+from fedpipe.config.section import PositiveInt, Section, with_blocks
 from fedpipe.data.partition.base import Partitioner
 from fedpipe.data.partition.classes import Classes
 from fedpipe.data.partition.dirichlet import Dirichlet
@@ -31,6 +31,8 @@ PARTITIONERS: dict[str, type[Partitioner]] = {
 QUANTITY, FEATURE = "quantity", "feature"
 JOINED: dict[str, type[Section]] = {QUANTITY: Quantity, FEATURE: Feature}
 
+LARGEST = 100_000_000  # draws with replacement: gigabytes
+
 
 def _valid(scheme: str) -> str:
     _parsed(scheme)
@@ -41,7 +43,9 @@ def _valid(scheme: str) -> str:
 class Partition(Section):
     """Divide the training set among the clients."""
 
-    clients: PositiveInt = Field(default=8, description="The training set is divided among this many clients.")
+    clients: int = Field(
+        default=8, gt=0, le=1_000_000, description="The training set is divided among this many clients."
+    )
     examples_per_client: PositiveInt | None = Field(
         default=None,
         description=(
@@ -64,6 +68,15 @@ class Partition(Section):
         lt=1,
         description="Each client holds out this fraction of its examples for testing and trains on the rest.",
     )
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> Self:
+        if self.examples_per_client and self.clients * self.examples_per_client > LARGEST:
+            raise ValueError(
+                f"examples_per_client: {self.examples_per_client} for each of {self.clients} clients exceeds the "
+                f"{LARGEST:,} examples that can be drawn; fewer would do"
+            )
+        return self
 
     @property
     def partitioner(self) -> Partitioner:

@@ -1,8 +1,9 @@
 """Label skew by a fixed number of classes for each client."""
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
+from fedpipe.config.section import PositiveInt
 from fedpipe.data.partition.base import Partitioner, cut
 from fedpipe.system.errors import ParameterError
 

@@ -1,8 +1,9 @@
 """Label skew by draws from a Dirichlet distribution."""
 
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
+from fedpipe.config.section import PositiveFloat, PositiveInt
 from fedpipe.data.partition.base import Partitioner, check_enough, cut, lengths
 from fedpipe.system.errors import ParameterError
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 from torch import Tensor
 
-from fedpipe.config.section import Section
+from fedpipe.config.section import NonNegativeFloat, Section
 
 
 class Feature(Section):

@@ -3,9 +3,9 @@
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field
 
-from fedpipe.config.section import Section
+from fedpipe.config.section import NonNegativeFloat, PositiveInt, Section
 from fedpipe.data.partition.base import check_enough
 
 

@@ -1,8 +1,9 @@
 """Label skew by pieces of the examples sorted by label: the pathological split of McMahan et al."""
 
 import numpy as np
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
+from fedpipe.config.section import PositiveInt
 from fedpipe.data.partition.base import Partitioner, check_enough, cut
 
 

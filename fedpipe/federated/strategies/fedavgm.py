@@ -3,9 +3,10 @@
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
+from fedpipe.config.section import PositiveFloat
 from fedpipe.federated.messages import Aggregate, State
 from fedpipe.federated.strategies.base import Strategy
 

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
+from fedpipe.config.section import PositiveFloat
 from fedpipe.federated.context import ClientContext, LocalResult
 from fedpipe.federated.messages import Aggregate, State, Task, Update
 from fedpipe.federated.strategies.base import Strategy

@@ -4,9 +4,10 @@ from abc import abstractmethod
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
+from fedpipe.config.section import PositiveFloat
 from fedpipe.federated.messages import Aggregate, State
 from fedpipe.federated.strategies.base import Strategy
 

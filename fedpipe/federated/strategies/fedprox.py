@@ -1,7 +1,8 @@
 """FedProx: a proximal term holds clients to the server's model."""
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 
+from fedpipe.config.section import NonNegativeFloat
 from fedpipe.federated.context import ClientContext
 from fedpipe.federated.strategies.fedavg import FedAvg
 from fedpipe.training.loop import Correction

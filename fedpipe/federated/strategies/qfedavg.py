@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field
 from torch import Tensor
 
+from fedpipe.config.section import NonNegativeFloat
 from fedpipe.federated.context import ClientContext, LocalResult
 from fedpipe.federated.messages import Aggregate, State, Update
 from fedpipe.federated.strategies.base import Strategy

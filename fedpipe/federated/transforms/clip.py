@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
+from fedpipe.config.section import PositiveFloat
 from fedpipe.federated.context import ClientContext
 from fedpipe.federated.messages import Update
 from fedpipe.federated.transforms.base import Transform
