@@ -125,6 +125,7 @@ def run(
     dataset: Path,
     *,
     checkpoint: Path | None = None,
+    recorded_in: Path | None = None,
     on_resume: Callable[[Result], None] = lambda result: None,
     on_epoch: Callable[[Result], None] = lambda result: None,
     on_end: Callable[[Result], None] = lambda result: None,
@@ -138,6 +139,8 @@ def run(
         experiment: its parameters.
         dataset: a folder, as `fedpipe.data.datasets.save` writes it.
         checkpoint: a folder for the checkpoints of any number of experiments; None saves none.
+        recorded_in: a file that somebody writes who records the result, such as dvc.lock: until then its checkpoints
+            stay. None deletes them in the end.
         on_resume: told of what was done before, if training goes on from a checkpoint.
         on_epoch: told of what is done after each epoch.
         on_end: told of the result before its checkpoints are deleted, to save it.
@@ -165,7 +168,7 @@ def run(
             on_epoch(result())
             saved.save(state.epoch.number, state, replace(state.epoch, test=state.epoch.test.without_predictions()))
         on_end(result())
-        saved.remove()
+        saved.finish(recorded_in)
         return result()
 
 

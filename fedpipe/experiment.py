@@ -97,6 +97,7 @@ def run(
     *,
     states: Path | None = None,
     checkpoint: Path | None = None,
+    recorded_in: Path | None = None,
     on_resume: Callable[[Result], None] = lambda result: None,
     on_round: Callable[[Result], None] = lambda result: None,
     on_clients: OnClients = lambda reports: None,
@@ -112,6 +113,8 @@ def run(
         data: its data.
         states: as in `iterate`. With checkpoints, it is beside them.
         checkpoint: a folder for the checkpoints of any number of experiments; None saves none.
+        recorded_in: a file that somebody writes who records the result, such as dvc.lock: until then its checkpoints
+            stay. None deletes them in the end.
         on_resume: told of what was done before, if the run goes on from a checkpoint.
         on_round: told of what is done after each round.
         on_clients: told of clients as their updates arrive.
@@ -144,7 +147,7 @@ def run(
             on_round(result())
             saved.save(round.number, Progress(state, round), round.without_predictions())
         on_end(result())
-        saved.remove()
+        saved.finish(recorded_in)
         return result()
 
 

@@ -7,7 +7,6 @@ from fedpipe.config.file import read, run_stage
 from fedpipe.data import datasets
 from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
-from fedpipe.system.lifetime import point_of_no_return
 from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import provenance
 from fedpipe.training.evaluation import confusion_rows
@@ -32,7 +31,6 @@ def main() -> None:
         files.write_tensors(MODEL, result.parameters)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
         write_so_far(result)
-        point_of_no_return()  # its checkpoints are deleted now
 
     with console.progress("epochs", experiment.baseline.epochs) as bar:
 
@@ -49,8 +47,9 @@ def main() -> None:
                     write_so_far(result)
 
         result = baseline.run(
-            experiment, MNIST, checkpoint=in_project(Path.cwd()), on_resume=resumed, on_epoch=report, on_end=write
-        )
+            experiment, MNIST, checkpoint=in_project(Path.cwd()), recorded_in=Path("dvc.lock"), on_resume=resumed,
+            on_epoch=report, on_end=write,
+        )  # fmt: skip
     if result.diverged:
         remedy = "a smaller baseline.lr, or baseline.clip_norm, might do"
         console.say(f"training has diverged: the test loss is {result.test.loss:g}; {remedy}")

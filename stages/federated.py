@@ -9,7 +9,6 @@ from fedpipe.federated.rounds import CLIENT_COLUMNS, REMEDY, Round
 from fedpipe.federated.settings import Federated
 from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
-from fedpipe.system.lifetime import point_of_no_return
 from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import provenance
 from fedpipe.training.evaluation import confusion_rows
@@ -36,7 +35,6 @@ def main() -> None:
         files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=result.dataset)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
         write_so_far(result)
-        point_of_no_return()  # its checkpoints are deleted now
 
     with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:
 
@@ -54,7 +52,8 @@ def main() -> None:
                     write_so_far(result)
 
         result = run(
-            experiment, DATA, checkpoint=in_project(Path.cwd()), on_resume=resumed, on_round=report,
+            experiment, DATA, checkpoint=in_project(Path.cwd()), recorded_in=Path("dvc.lock"),
+            on_resume=resumed, on_round=report,
             on_clients=lambda reports: bar.advance(len(reports)), on_end=write,
         )  # fmt: skip
     if result.state.diverged:

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedpipe import baseline
+from fedpipe.data.datasets import Dataset, Split, save
 from fedpipe.engines import Compute
 from fedpipe.experiment import FederatedData, Result, run
 from fedpipe.federated.context import LocalTraining
@@ -208,7 +209,7 @@ def test_how_it_is_computed_makes_no_other_run(folder: Path, test: Path, tmp_pat
     ],
 )
 @pytest.mark.parametrize("model", ["logistic", "2nn", "reference-bn-cnn"])
-def test_the_baseline_goes_on_exactly(changes: dict[str, Any], model: str, test: Path, tmp_path: Path):
+def test_the_baseline_goes_on_exactly(changes: dict[str, Any], model: str, sample: Dataset, tmp_path: Path):
     experiment = baseline.CentralisedExperiment.model_validate(
         {
             "seed": 3, "model": ModelChoice(name=model), "compute": {"device": "cpu", "checkpoint_every": 0.0},
@@ -216,10 +217,7 @@ def test_the_baseline_goes_on_exactly(changes: dict[str, Any], model: str, test:
         }
     )  # fmt: skip
     dataset = tmp_path / "data"
-    dataset.mkdir()
-    for name in ("train", "test"):
-        (dataset / f"{name}.safetensors").symlink_to(test)
-    (dataset / "dataset.json").symlink_to(test.with_name("dataset.json"))
+    save(replace(sample, train=Split(sample.train.images[::8], sample.train.labels[::8])), dataset)
 
     def all_of(result: baseline.Result) -> Any:
         parameters = {name: tensor.tolist() for name, tensor in result.parameters.items()}
@@ -373,7 +371,7 @@ def test_two_processes_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.
         with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as second:
             assert second.own_files is None
             second.save(1, Sum(1, torch.zeros(1000)), Summand(1))
-            second.remove()
+            second.finish()
             assert first.load() is None
         with checkpoints(tmp_path, "that", Sum, Summand, 0.0) as other:
             assert other.own_files
@@ -388,7 +386,7 @@ def test_a_run_waits_for_the_last_one_to_end(tmp_path: Path):
     def hold() -> None:
         with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as first:
             leave.wait()
-            first.remove()
+            first.finish()
 
     holder = threading.Thread(target=hold)
     holder.start()
@@ -396,6 +394,27 @@ def test_a_run_waits_for_the_last_one_to_end(tmp_path: Path):
     with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as second:
         assert second.own_files
     holder.join()
+
+
+def test_a_run_that_is_over_goes_on_from_its_end_until_its_result_is_recorded(tmp_path: Path):
+    """As when DVC is killed while it records a stage; it writes its lock file even if nothing in it changes."""
+    lock, root = tmp_path / "dvc.lock", tmp_path / "checkpoints"
+    lock.write_text("stages: {}\n")
+
+    def steps_done() -> int:
+        with checkpoints(root, "this", Sum, Summand, 0.0) as run:
+            begun = run.load()
+            if not begun:
+                run.save(1, Sum(1, torch.zeros(1000)), Summand(1))
+            run.finish(lock)
+            return len(begun[1]) if begun else 0
+
+    assert [steps_done(), steps_done(), steps_done()] == [0, 1, 1]
+    lock.write_text("stages: {}\n")
+    assert [steps_done(), steps_done()] == [0, 1]
+    lock.write_text("stages: {}\n")
+    with checkpoints(root, "another", Sum, Summand, 0.0):
+        assert len(list(root.glob("*/"))) == 1
 
 
 def test_what_nobody_went_on_with_for_a_month_is_deleted(tmp_path: Path):

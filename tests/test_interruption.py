@@ -106,5 +106,4 @@ def test_a_pipeline_that_is_killed_goes_on_exactly(seed: int, tmp_path: Path):
         killed = hunt(base, tmp_path / "project", setting, chance)
     assert [(one.way, one.verdict) for one in killed] == [(one.way, "well") for one in killed]
     assert {one.way for one in killed} <= set(WAYS)
-    assert not list((tmp_path / "project/.fedpipe/checkpoints").glob("*/"))
     json.loads((tmp_path / "project/reports/federated/metrics.json").read_text())

@@ -25,7 +25,7 @@ from ruamel.yaml.tokens import (
 from fedpipe.config.section import Section
 from fedpipe.system import console
 from fedpipe.system.errors import ParameterError, UserError
-from fedpipe.system.lifetime import DVC, end_at_once, end_in_order, end_with_dvc
+from fedpipe.system.lifetime import DVC, end_in_order, end_with_dvc
 
 PARAMS = Path("params.yaml")
 RESTORE = "the results that DVC removed before this stage come back with `git checkout reports && dvc checkout`"
@@ -96,12 +96,7 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
                 raise
             raise UserError(f"{error}\n{RESTORE}") from None
 
-    try:
-        console.run(told)
-    except SystemExit as end:
-        if end.code == 0:
-            end_at_once(0)
-        raise
+    console.run(told)
 
 
 def _load(path: Path) -> Any:

@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fedpipe.config.section import Section
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import read_json, read_tensors, sha256_of_tensor, write_json, write_tensors
+from fedpipe.system.files import read_json, read_tensors, reading, sha256_of_tensors, write_json, write_tensors
 from fedpipe.system.randomness import generator
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def save(dataset: Dataset, folder: Path) -> None:
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         write_tensors(folder / f"{name}.safetensors", {"images": split.images, "labels": split.labels})
         sha256 |= {
-            f"{name}_images": sha256_of_tensor(split.images),
-            f"{name}_labels": sha256_of_tensor(split.labels),
+            f"{name}_images": sha256_of_tensors(split.images),
+            f"{name}_labels": sha256_of_tensors(split.labels),
         }
     description = {
         "name": dataset.name,
@@ -165,10 +165,15 @@ def load(path: Path) -> Split:
     """Read train.safetensors or test.safetensors as `save` wrote it.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, or holds other examples than dataset.json says.
     """
+    sha256 = describe(path.with_name("dataset.json")).sha256
     tensors = read_tensors(path)
-    return Split(tensors["images"], tensors["labels"])
+    with reading(path, "download"):
+        for name in ("images", "labels"):
+            if sha256_of_tensors(tensors[name]) != sha256[f"{path.stem}_{name}"]:
+                raise ValueError(f"its {name} are not those that were downloaded")
+        return Split(tensors["images"], tensors["labels"])
 
 
 def load_to(device: torch.device, path: Path) -> Split:
@@ -194,6 +199,7 @@ class Description:
     classes: Annotated[StrictInt, Field(ge=2, le=1000)]
     train_examples: Annotated[StrictInt, Field(ge=1)]
     test_examples: Annotated[StrictInt, Field(ge=1)]
+    sha256: Mapping[str, str]  # of images and labels, by ``train_images`` and the like
 
 
 def describe(path: Path) -> Description:
@@ -206,7 +212,7 @@ def describe(path: Path) -> Description:
     try:
         return TypeAdapter(Description).validate_python(content)
     except ValidationError:
-        raise UserError(f"{path}: no description of a data set; delete it and run `dvc repro`") from None
+        raise UserError(f"{path}: damaged (no description of a data set); delete it and run `dvc repro`") from None
 
 
 def _original(original: Original, settings: Download, source: str | None, root: Path, log: Log) -> Dataset:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from fedpipe.system.errors import UserError
-from fedpipe.system.files import replacing, write_table, write_tensors
+from fedpipe.system.files import reading, replacing, sha256_of_tensors, write_table, write_tensors, write_text
 
-MANIFEST = "manifest.csv"
+MANIFEST, CHECKSUM = "manifest.csv", "manifest.sha256"
 MAX_FILES = 1000
 SMALL = 2**18  # bytes: reading a file of this size takes less time than mapping it
 ON_DEVICE = 4096  # clients whose examples stay in an accelerator's memory
@@ -38,16 +37,24 @@ class ClientStore:
         """
         self._files: list[Path] = []
         rows: list[tuple[int, int, int, int]] = []  # file, start, examples, held out
-        try:
-            with (folder / MANIFEST).open(newline="") as file:
-                lines = csv.reader(file)
-                name, start, examples, held_out = map(next(lines).index, ("file", "start", "examples", "held_out"))
-                number: dict[str, int] = {}
-                for line in lines:
-                    place = number.setdefault(line[name], len(number))
-                    rows.append((place, int(line[start]), int(line[examples]), int(line[held_out])))
-        except FileNotFoundError:
-            raise UserError(f"{folder / MANIFEST}: not there; `dvc repro partition` makes it") from None
+        self._sha256: list[str] = []
+        manifest = folder / MANIFEST
+        with reading(manifest, "partition"):
+            content = manifest.read_bytes()
+        with reading(folder / CHECKSUM, "partition"):
+            if (folder / CHECKSUM).read_text() != _checksum(content):
+                raise ValueError(f"{MANIFEST} is not what was written, or this file is not")
+        with reading(manifest, "partition"):
+            lines = csv.reader(content.decode().splitlines())
+            columns = ("file", "start", "examples", "held_out", "sha256")
+            name, start, examples, held_out, sha256 = map(next(lines).index, columns)
+            number: dict[str, int] = {}
+            for line in lines:
+                if Path(line[name]).name != line[name]:
+                    raise ValueError(f"{line[name]} is not a file of this folder")
+                place = number.setdefault(line[name], len(number))
+                rows.append((place, int(line[start]), int(line[examples]), int(line[held_out])))
+                self._sha256.append(line[sha256])
         self._files = [folder / name for name in number]
         self._rows = np.array(rows, dtype=np.int64).reshape(-1, 4)
         self._examples_on = lru_cache(maxsize=ON_DEVICE)(self._copied_to)
@@ -71,16 +78,33 @@ class ClientStore:
         """
         if device.type != "cpu":
             return self._examples_on(client, device)
-        place, start, examples, _ = self._rows[client].tolist()
-        return _read(self._files[place], slice(start, start + examples))
+        images, labels = self._read(client)
+        examples = int(self._rows[client, 2])
+        return images[:examples], labels[:examples]
 
     def held_out(self, client: int) -> tuple[Tensor, Tensor]:
         """Return the images and labels that a client tests on, likewise."""
-        place, start, examples, held_out = self._rows[client].tolist()
-        return _read(self._files[place], slice(start + examples, start + examples + held_out))
+        images, labels = self._read(client)
+        examples = int(self._rows[client, 2])
+        return images[examples:], labels[examples:]
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def _read(self, client: int) -> tuple[Tensor, Tensor]:
+        """Return all images and labels of a client, which are what was written for it."""
+        place, start, examples, held_out = self._rows[client].tolist()
+        path, rows = self._files[place], slice(start, start + examples + held_out)
+        with reading(path, "partition"):
+            if path.stat().st_size <= SMALL:
+                tensors = load(path.read_bytes())
+                images, labels = tensors["images"][rows], tensors["labels"][rows]
+            else:
+                with safe_open(path, framework="pt") as file:
+                    images, labels = (file.get_slice(name)[rows] for name in ("images", "labels"))
+            if sha256_of_tensors(images, labels) != self._sha256[client]:
+                raise ValueError(f"client {client}'s examples are not what was written")
+        return images, labels
 
     def _copied_to(self, client: int, device: torch.device) -> tuple[Tensor, Tensor]:
         images, labels = self.examples(client)
@@ -148,7 +172,7 @@ def write(
                     {"client": client, "file": file, "start": start}
                     | {"examples": examples, "held_out": len(tested[client])}
                     | {f"label_{label}": count for label, count in enumerate(counts)}
-                    | {"sha256": _sha256(client_images, client_labels)}
+                    | {"sha256": sha256_of_tensors(client_images, client_labels)}
                 )
                 group.append((client_images, client_labels))
                 start += len(indices)
@@ -156,26 +180,12 @@ def write(
             group_images, group_labels = (torch.cat(part) for part in zip(*group, strict=True))
             write_tensors(new / file, {"images": group_images, "labels": group_labels})
         write_table(new / MANIFEST, rows)
+        write_text(new / CHECKSUM, _checksum((new / MANIFEST).read_bytes()))
 
 
 def label_counts(assignment: Sequence[np.ndarray], labels: np.ndarray, classes: int) -> np.ndarray:
     """Return (clients, classes): how many examples of each label each client has."""
     return np.stack([np.bincount(labels[indices], minlength=classes) for indices in assignment])
-
-
-def _read(path: Path, rows: slice) -> tuple[Tensor, Tensor]:
-    """Return the images and labels of these rows."""
-    try:
-        if path.stat().st_size <= SMALL:
-            tensors = load(path.read_bytes())
-            return tensors["images"][rows], tensors["labels"][rows]
-        with safe_open(path, framework="pt") as file:
-            images, labels = (file.get_slice(name)[rows] for name in ("images", "labels"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; `dvc repro partition` makes it") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
-    return images, labels
 
 
 def _grouped(clients: int) -> list[range]:
@@ -191,5 +201,6 @@ def _name(members: range, clients: int) -> str:
     return f"client-{members[0]:0{digits}d}{last}.safetensors"
 
 
-def _sha256(images: Tensor, labels: Tensor) -> str:
-    return hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+def _checksum(manifest: bytes) -> str:
+    """Return what stands in the checksum's file, in the form that `sha256sum --check` reads."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"

@@ -23,7 +23,7 @@ FORGOTTEN = 30 * 24 * 3600  # seconds after which the checkpoints of a run that 
 DIGEST = hashlib.sha256().digest_size
 SUFFIX = ".checkpoint"
 FOLDER = ".fedpipe/checkpoints"  # in a project
-LOCK = "lock"
+LOCK, FINISHED = "lock", "finished"
 PATIENCE = 5.0  # seconds that the last user of a folder has to end
 
 State = TypeVar("State", bound=Record)
@@ -112,9 +112,20 @@ class Checkpoints(Generic[State, Step]):
             self._file(old).unlink()
         self._unsaved, self._end = [], end
 
-    def remove(self) -> None:
-        """Delete all checkpoints: the run is over."""
-        if self._folder:
+    def finish(self, recorded_in: Path | None = None) -> None:
+        """Delete the checkpoints of a run that is over, or have them deleted once its result is recorded.
+
+        Args:
+            recorded_in: a file that is written again when the result is recorded; None means that it is recorded.
+        """
+        if self._folder and recorded_in:
+            if self.own_files:
+                shutil.rmtree(self.own_files, ignore_errors=True)
+            content = {"until": str(recorded_in.resolve()), "changes": _version(recorded_in)}
+            new = self._folder / f"{FINISHED}.new"
+            new.write_text(json.dumps(content))
+            new.replace(self._folder / FINISHED)
+        elif self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _write(self, path: Path, state: State) -> None:
@@ -172,7 +183,7 @@ def checkpoints(
 ) -> Iterator[Checkpoints[State, Step]]:
     """Give the block the checkpoints of a run. While another process uses them, nothing is saved.
 
-    Folders that no run used for a month are deleted.
+    Folders of results that are recorded, and those that no run used for a month, are deleted.
 
     Args:
         root: of the folders of all runs; None saves nothing. It is made if it is not there, and git is told to ignore
@@ -190,7 +201,7 @@ def checkpoints(
         (root / ".gitignore").write_text("*\n")
     for old in root.iterdir():
         with suppress(OSError):
-            if old.is_dir() and time.time() - old.stat().st_mtime > FORGOTTEN:
+            if old.is_dir() and (_recorded(old) or time.time() - old.stat().st_mtime > FORGOTTEN):
                 shutil.rmtree(old)
     folder = root / hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()[:16]
     end = time.monotonic() + PATIENCE
@@ -211,6 +222,24 @@ def _locked(folder: Path) -> BinaryIO | None:
             return lock
     lock.close()
     return None
+
+
+def _recorded(folder: Path) -> bool:
+    """Tell whether the run of a folder is over and its result recorded."""
+    try:
+        content = json.loads((folder / FINISHED).read_text())
+        return content["changes"] != _version(Path(content["until"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _version(file: Path) -> list[int]:
+    """Return what differs whenever a file was written again, even with the same content."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return []
+    return [stat.st_ino, stat.st_mtime_ns, stat.st_size]
 
 
 def _checked(data: bytes) -> bytes:

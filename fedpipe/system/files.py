@@ -52,18 +52,40 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new)
 
 
+@contextmanager
+def reading(path: str | Path, stage: str = "") -> Iterator[None]:
+    """Say in one line what is wrong with a file that the block reads.
+
+    Args:
+        path: the file.
+        stage: the stage that makes it anew; "" for whichever does.
+
+    Raises:
+        UserError: the file is missing, is no file, cannot be read, or is not what it should be.
+    """
+    path = Path(path)
+    remedy = f"`dvc repro {stage}`".replace(" `", "`")
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: no file; delete it and run {remedy}")
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; {remedy} makes it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, ValueError, LookupError, TypeError, csv.Error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: damaged ({reason[:100]}); delete it and run {remedy}") from None
+
+
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file by name.
 
     Raises:
         UserError: the file is missing, or damaged.
     """
-    try:
+    with reading(path):
         return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; `dvc repro` makes it") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
 
 
 def write_table(
@@ -82,7 +104,7 @@ def write_table(
     """
     rows = [_finite(constants | dict(row)) for row in rows]
     fields = list(rows[0]) if columns is None else [*constants, *columns]
-    with replacing(path) as new, new.open("w", newline="") as file:
+    with replacing(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -99,18 +121,14 @@ def read_json(path: str | Path) -> Any:
     Raises:
         UserError: the file is missing, or not JSON.
     """
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; `dvc repro` makes it") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it and run `dvc repro`") from None
+    with reading(path):
+        return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write text."""
     with replacing(path) as new:
-        new.write_text(text)
+        new.write_text(text, encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:
@@ -128,6 +146,9 @@ def sha256_of_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_of_tensor(tensor: Tensor) -> str:
-    """Return the SHA-256 of a tensor's values, as bytes in row-major order, in hexadecimal digits."""
-    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+def sha256_of_tensors(*tensors: Tensor) -> str:
+    """Return the SHA-256 of tensors' values, as bytes in row-major order, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

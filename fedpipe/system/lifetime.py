@@ -33,26 +33,6 @@ def end_with_dvc() -> None:
         threading.Thread(target=_watch, daemon=True).start()
 
 
-def point_of_no_return() -> None:
-    """End this process if the DVC that started it has ended, and else let no SIGTERM or Ctrl-C end it any more.
-
-    To be called when its result is written and about to be all that is left of its work: if DVC does not record it, the
-    work is lost.
-    """
-    if not _dvc_is_there():
-        sys.exit(128 + signal.SIGTERM)
-    if DVC in os.environ:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def end_at_once(status: int) -> NoReturn:
-    """End this process without taking its modules apart: in the second that may take, a kill would cost its work."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 _ancestors: dict[int, str] = {}  # of this process, up to DVC: when each began
 
 
