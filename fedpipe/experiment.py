@@ -187,7 +187,7 @@ def iterate(
     """
     description = datasets.describe(data.dataset / "dataset.json")
     architecture = experiment.model.model.for_classes(description.classes)
-    store, test = open_store(data.clients.resolve()), (data.dataset / "test.safetensors").resolve()
+    store, test = open_store(data.clients.resolve()), data.dataset.resolve() / "test.safetensors"
     with ExitStack() as stack:
         if states is None:
             states = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpipe-")))

@@ -17,10 +17,16 @@ def main() -> None:
     settings = read(Compare, at="compare")
     metrics = {"federated": REPORTS / "federated/metrics.json", "centralised": REPORTS / "baseline/metrics.json"}
     dataset = comparison.one_dataset(*metrics.values())
-    rounds = pd.read_csv(REPORTS / "federated/rounds.csv")
-    epochs = pd.read_csv(REPORTS / "baseline/epochs.csv")
-    confusion = pd.concat(pd.read_csv(REPORTS / method / "confusion.csv") for method in ("federated", "baseline"))
-    manifest = pd.read_csv(MANIFEST)
+    columns = "dataset", "test_loss", "test_accuracy", "examples_processed"
+    rounds = comparison.read_table(REPORTS / "federated/rounds.csv", "round", *columns)
+    epochs = comparison.read_table(REPORTS / "baseline/epochs.csv", "epoch", *columns)
+    comparison.require_same_result(metrics["federated"], REPORTS / "federated/rounds.csv", rounds, "rounds")
+    comparison.require_same_result(metrics["centralised"], REPORTS / "baseline/epochs.csv", epochs, "epochs")
+    columns = "dataset", "method", "actual", "predicted", "examples"
+    confusion = pd.concat(
+        comparison.read_table(REPORTS / method / "confusion.csv", *columns) for method in ("federated", "baseline")
+    )
+    manifest = comparison.read_table(MANIFEST, "client", "label_0")
 
     curves = comparison.learning_curves(rounds, epochs)
     classes = comparison.class_accuracies(confusion)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedpipe.config.section import Section
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import read_json
+from fedpipe.system.files import read_json, reading
 
 CLIENTS_SHOWN = 100  # evenly spaced in a larger population: more would make neither table nor picture clearer
 
@@ -175,7 +175,42 @@ def as_markdown(table: pd.DataFrame, settings: Compare) -> str:
 
 def diverged(**reports: Path) -> list[str]:
     """Return the methods whose metrics file says that training diverged."""
-    return [method for method, report in reports.items() if next(iter(read_json(report).values()))["diverged"]]
+    return [method for method, report in reports.items() if _result(report, "diverged")]
+
+
+def read_table(path: Path, *columns: str) -> pd.DataFrame:
+    """Return a table of a report.
+
+    Args:
+        path: a CSV file.
+        columns: which it must have.
+
+    Raises:
+        UserError: the file is missing, or is no such table.
+    """
+    with reading(path):
+        table = pd.read_csv(path)
+        if missing := [column for column in columns if column not in table]:
+            raise ValueError(f"no column {missing[0]}")
+        if table.empty:
+            raise ValueError("no rows")
+        return table
+
+
+def require_same_result(report: Path, path: Path, table: pd.DataFrame, key: str) -> None:
+    """Require that a table of steps ends with the result that a metrics file gives.
+
+    Args:
+        report: the metrics file.
+        path: the table's file.
+        table: the table.
+        key: what the metrics file calls the number of steps.
+
+    Raises:
+        UserError: it does not, because one of the files was cut or changed.
+    """
+    if (len(table), table["test_accuracy"].iloc[-1]) != (_result(report, key), _result(report, "accuracy")):
+        raise UserError(f"{path}: does not end with the result in {report}; delete both and run `dvc repro`")
 
 
 def one_dataset(*reports: Path) -> str:
@@ -184,11 +219,18 @@ def one_dataset(*reports: Path) -> str:
     Raises:
         UserError: they name different data sets, so that a comparison would mislead.
     """
-    names = {next(iter(read_json(report).values()))["dataset"] for report in reports}
+    names = {str(_result(report, "dataset")) for report in reports}
     if len(names) > 1:
         files = " and ".join(map(str, reports))
         raise UserError(f"{files}: of different data sets: {', '.join(sorted(names))}; `dvc repro` makes both anew")
     return names.pop()
+
+
+def _result(report: Path, key: str) -> Any:
+    """Return a value of the only result in a metrics file."""
+    with reading(report):
+        [result] = read_json(report).values()
+        return result[key]
 
 
 def _counted(number: int, unit: str) -> str:

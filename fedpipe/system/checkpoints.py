@@ -146,6 +146,8 @@ class Checkpoints(Generic[State, Step]):
         with self._history.open("rb") as file:
             while len(steps) < number:
                 length = int.from_bytes(file.read(8), "little")
+                if length > self._history.stat().st_size:
+                    raise Damaged
                 steps.append(self._step.decode(_checked(file.read(DIGEST + length))))
             return steps, file.tell()
 

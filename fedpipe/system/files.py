@@ -72,7 +72,7 @@ def reading(path: str | Path, stage: str = "") -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{path}: not there; {remedy} makes it") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; delete it and run {remedy}") from None
     except (SafetensorError, ValueError, LookupError, TypeError, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: damaged ({reason[:100]}); delete it and run {remedy}") from None
