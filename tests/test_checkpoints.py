@@ -199,16 +199,19 @@ def test_how_it_is_computed_makes_no_other_run(folder: Path, test: Path, tmp_pat
     assert outcome(result) == outcome(whole)
 
 
+ADAM, SGD_ALONE = {"optimizer": "adam"}, {"optimizer": "sgd"}
+MOMENTUM, CLIPPED = SGD_ALONE | {"momentum": 0.9}, SGD_ALONE | {"clip_norm": 0.1}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("model", "changes"),
     [
-        {"optimizer": "adam"},
-        {"optimizer": "sgd"},
-        {"optimizer": "sgd", "momentum": 0.9},
-        {"optimizer": "sgd", "clip_norm": 0.1},
+        *(("logistic", changes) for changes in (ADAM, SGD_ALONE, MOMENTUM, CLIPPED)),
+        ("2nn", SGD_ALONE),
+        ("2nn", ADAM),
+        ("reference-bn-cnn", ADAM),
     ],
 )
-@pytest.mark.parametrize("model", ["logistic", "2nn", "reference-bn-cnn"])
 def test_the_baseline_goes_on_exactly(changes: dict[str, Any], model: str, sample: Dataset, tmp_path: Path):
     experiment = baseline.CentralisedExperiment.model_validate(
         {
@@ -350,18 +353,29 @@ def test_what_a_failed_save_left_does_no_harm(tmp_path: Path, monkeypatch: pytes
     assert loaded(tmp_path) == (10, [1, 2, 3, 4])
 
 
-def test_short_steps_are_saved_together(tmp_path: Path):
-    saved(tmp_path, 50, seconds=1000.0)
-    assert loaded(tmp_path) is None
-    one = saved(tmp_path, 0, seconds=0.05)
-    for number in range(1, 31):
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("fedpipe.system.pace.time", clock)
+    return clock
+
+
+def test_short_steps_are_saved_together(tmp_path: Path, clock: Clock):
+    one = saved(tmp_path, 0, seconds=1.0)
+    for number in range(1, 9):
+        clock.now += 0.4
         one.save(number, Sum(number, torch.full((1000,), float(number))), Summand(number))
-        time.sleep(0.01)
-    found = loaded(tmp_path)
-    assert found is not None
-    total, steps = found
-    assert steps == list(range(1, total + 1))
-    assert total > 15
+    assert loaded(tmp_path) == (6, [1, 2, 3, 4, 5, 6])  # 1.2 s and 2.4 s after the beginning
 
 
 def test_two_processes_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -434,15 +448,17 @@ def test_experiments_in_copies_of_a_project_keep_their_checkpoints_in_the_projec
     assert in_project(tmp_path / ".dvc/tmp/exps/standalone/tmp123/") == tmp_path / FOLDER
 
 
-def test_a_pace_takes_at_most_its_share_of_the_time():
-    pace, taken = Pace(0.01), 0
-    begun = time.monotonic()
-    while time.monotonic() - begun < 1.0:
+@pytest.mark.parametrize(("cost", "times"), [(0.0, 100), (0.01, 100), (0.1, 20), (1.0, 2)])
+def test_a_pace_takes_at_most_its_share_of_the_time(cost: float, times: int, clock: Clock):
+    """Of what costs 0.1 s, that is once in 5 s."""
+    pace, taken = Pace(1.0), 0
+    while clock.now < 100.5:
+        clock.now += 0.25
         with pace.turn() as due:
-            if due:
-                taken += 1
-                time.sleep(0.005)
-    assert 1 <= taken <= 5  # of 5 ms each: at most one in 250 ms
+            taken += due
+            clock.now += due * cost
+    assert times * 0.75 <= taken <= times
+    assert taken * cost <= 0.02 * clock.now + cost
 
 
 def test_a_pace_of_no_seconds_is_always_due():

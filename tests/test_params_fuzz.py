@@ -3,6 +3,7 @@
 `HUNT=1000 pytest tests/test_params_fuzz.py` tries so many of each kind; without it, a sample.
 """
 
+import json
 import os
 import time
 from pathlib import Path
@@ -148,8 +149,7 @@ def test_the_check_knows_that_the_sample_is_there(tmp_path: Path, monkeypatch: p
     text = changed("partition.clients", 5000)
     assert answers(text, tmp_path) == ""
     (tmp_path / "data/mnist").mkdir(parents=True)
-    (tmp_path / "data/mnist/dataset.json").write_text(
-        '{"name": "MNIST sample (5,000 images)", "classes": 10, "train_examples": 4000, "test_examples": 1000}'
-    )
+    sample = {"classes": 10, "train_examples": 4000, "test_examples": 1000, "sha256": {}}
+    (tmp_path / "data/mnist/dataset.json").write_text(json.dumps({"name": "MNIST sample (5,000 images)", **sample}))
     assert "partition.clients: 5000 exceeds the 4000 training examples" in answers(text, tmp_path)
     assert (ROOT / "params.yaml").is_file()

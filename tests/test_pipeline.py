@@ -184,6 +184,7 @@ def test_more_clients_than_the_data_set_has_examples_are_refused(project: Path):
         "params.yaml: partition.clients: 5000 exceeds the 4000 training examples; "
         "partition.examples_per_client draws them with replacement\n"
     ) in output
+    assert (project / "data/shards/manifest.csv").exists()
     run("git checkout . && dvc checkout", project)
     assert run("git status --porcelain", project) == ""
 
