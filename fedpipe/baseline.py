@@ -14,10 +14,8 @@ from fedpipe.data import datasets
 from fedpipe.data.datasets import Split
 from fedpipe.models import ModelChoice
 from fedpipe.models.parameters import Parameters, initial_parameters, network_with, parameters_of, scratch_network_with
-from fedpipe.system.checkpoints import checkpoints
-from fedpipe.system.files import sha256_of_file
+from fedpipe.system.checkpoints import checkpoints, origin
 from fedpipe.system.machine import train_on_threads
-from fedpipe.system.provenance import code, provenance
 from fedpipe.system.randomness import generator
 from fedpipe.system.records import Record
 from fedpipe.training.arithmetic import Arithmetic
@@ -151,7 +149,13 @@ def run(
     description = datasets.describe(dataset / "dataset.json")
     train_split, test = (datasets.load(dataset / f"{name}.safetensors") for name in ("train", "test"))
     seconds = experiment.compute.checkpoint_every
-    with checkpoints(checkpoint, _follows_from(experiment, dataset), TrainingState, Epoch, seconds) as saved:
+
+    def follows_from() -> dict[str, Any]:
+        parameters = experiment.model_dump(mode="json", exclude={"compute"})
+        compute, files = experiment.compute, [dataset / "dataset.json"]
+        return origin(parameters, compute.precision, compute.torch_device(), files)
+
+    with checkpoints(checkpoint, follows_from, TrainingState, Epoch, seconds) as saved:
         state, epochs = saved.load() or (None, [])
         if state:
             epochs[-1] = state.epoch
@@ -170,17 +174,6 @@ def run(
         on_end(result())
         saved.finish(recorded_in)
         return result()
-
-
-def _follows_from(experiment: CentralisedExperiment, dataset: Path) -> dict[str, Any]:
-    """Return all that the bits of a training's result follow from, as JSON can say it."""
-    return {
-        "parameters": experiment.model_dump(mode="json", exclude={"compute"}),
-        "precision": experiment.compute.precision,
-        "machine": provenance(experiment.compute.torch_device()),
-        "data": sha256_of_file(dataset / "dataset.json"),
-        "code": code(),
-    }
 
 
 def run_epochs(

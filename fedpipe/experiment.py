@@ -21,9 +21,7 @@ from fedpipe.federated.state import ServerState
 from fedpipe.federated.testing import EvaluateParts, parts
 from fedpipe.models import ModelChoice
 from fedpipe.models.parameters import Parameters, initial_parameters
-from fedpipe.system.checkpoints import checkpoints
-from fedpipe.system.files import sha256_of_file
-from fedpipe.system.provenance import code, provenance
+from fedpipe.system.checkpoints import checkpoints, origin
 from fedpipe.system.records import Record
 from fedpipe.training.evaluation import Evaluation
 
@@ -125,7 +123,13 @@ def run(
     """
     description = datasets.describe(data.dataset / "dataset.json")
     seconds = experiment.compute.checkpoint_every
-    with checkpoints(checkpoint, _follows_from(experiment, data), Progress, Round, seconds) as saved:
+
+    def follows_from() -> dict[str, Any]:
+        parameters = experiment.model_dump(mode="json", exclude={"compute"})
+        compute, files = experiment.compute, [data.dataset / "dataset.json", data.clients / MANIFEST]
+        return origin(parameters, compute.precision, compute.torch_device(), files)
+
+    with checkpoints(checkpoint, follows_from, Progress, Round, seconds) as saved:
         begun, rounds = saved.load() or (None, [])
         state = begun and begun.state
         if begun:
@@ -149,17 +153,6 @@ def run(
         on_end(result())
         saved.finish(recorded_in)
         return result()
-
-
-def _follows_from(experiment: Experiment, data: FederatedData) -> dict[str, Any]:
-    """Return all that the bits of an experiment's result follow from, as JSON can say it."""
-    return {
-        "parameters": experiment.model_dump(mode="json", exclude={"compute"}),
-        "precision": experiment.compute.precision,
-        "machine": provenance(experiment.compute.torch_device()),
-        "data": [sha256_of_file(data.dataset / "dataset.json"), sha256_of_file(data.clients / MANIFEST)],
-        "code": code(),
-    }
 
 
 def iterate(

@@ -380,16 +380,16 @@ def test_short_steps_are_saved_together(tmp_path: Path, clock: Clock):
 
 def test_two_processes_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fedpipe.system.checkpoints.PATIENCE", 0.3)
-    with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as first:
+    with checkpoints(tmp_path, lambda: "this", Sum, Summand, 0.0) as first:
         assert first.own_files
-        with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as second:
+        with checkpoints(tmp_path, lambda: "this", Sum, Summand, 0.0) as second:
             assert second.own_files is None
             second.save(1, Sum(1, torch.zeros(1000)), Summand(1))
             second.finish()
             assert first.load() is None
-        with checkpoints(tmp_path, "that", Sum, Summand, 0.0) as other:
+        with checkpoints(tmp_path, lambda: "that", Sum, Summand, 0.0) as other:
             assert other.own_files
-    with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as again:
+    with checkpoints(tmp_path, lambda: "this", Sum, Summand, 0.0) as again:
         assert again.own_files
 
 
@@ -398,14 +398,14 @@ def test_a_run_waits_for_the_last_one_to_end(tmp_path: Path):
     leave = threading.Event()
 
     def hold() -> None:
-        with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as first:
+        with checkpoints(tmp_path, lambda: "this", Sum, Summand, 0.0) as first:
             leave.wait()
             first.finish()
 
     holder = threading.Thread(target=hold)
     holder.start()
     threading.Timer(0.4, leave.set).start()
-    with checkpoints(tmp_path, "this", Sum, Summand, 0.0) as second:
+    with checkpoints(tmp_path, lambda: "this", Sum, Summand, 0.0) as second:
         assert second.own_files
     holder.join()
 
@@ -416,7 +416,7 @@ def test_a_run_that_is_over_goes_on_from_its_end_until_its_result_is_recorded(tm
     lock.write_text("stages: {}\n")
 
     def steps_done() -> int:
-        with checkpoints(root, "this", Sum, Summand, 0.0) as run:
+        with checkpoints(root, lambda: "this", Sum, Summand, 0.0) as run:
             begun = run.load()
             if not begun:
                 run.save(1, Sum(1, torch.zeros(1000)), Summand(1))
@@ -427,7 +427,7 @@ def test_a_run_that_is_over_goes_on_from_its_end_until_its_result_is_recorded(tm
     lock.write_text("stages: {}\n")
     assert [steps_done(), steps_done()] == [0, 1]
     lock.write_text("stages: {}\n")
-    with checkpoints(root, "another", Sum, Summand, 0.0):
+    with checkpoints(root, lambda: "another", Sum, Summand, 0.0):
         assert len(list(root.glob("*/"))) == 1
 
 
@@ -437,7 +437,7 @@ def test_what_nobody_went_on_with_for_a_month_is_deleted(tmp_path: Path):
         (tmp_path / name / "000001.checkpoint").write_bytes(b"x")
         then = time.time() - days * 24 * 3600
         os.utime(tmp_path / name, (then, then))
-    with checkpoints(tmp_path, "this", Sum, Summand, 0.0):
+    with checkpoints(tmp_path, lambda: "this", Sum, Summand, 0.0):
         assert not (tmp_path / "old").exists()
         assert (tmp_path / "new").exists()
 

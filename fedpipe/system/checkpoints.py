@@ -10,12 +10,16 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
+import torch
+
+from fedpipe.system.files import sha256_of_file
 from fedpipe.system.pace import Pace
+from fedpipe.system.provenance import code, provenance
 from fedpipe.system.records import Record
 
 GENERATIONS = 2  # the newest checkpoint and the one before it, for the newest may turn out damaged
@@ -179,9 +183,27 @@ def in_project(folder: Path) -> Path:
     return folder / FOLDER
 
 
+def origin(parameters: Any, precision: str, device: torch.device, data: Iterable[Path]) -> dict[str, Any]:
+    """Return all that the bits of a training's result follow from, as JSON can say it.
+
+    Args:
+        parameters: of the training, but for how it is computed.
+        precision: of its arithmetic.
+        device: that trains.
+        data: files whose content decides what is trained on.
+    """
+    return {
+        "parameters": parameters,
+        "precision": precision,
+        "machine": provenance(device),
+        "data": [sha256_of_file(file) for file in data],
+        "code": code(),
+    }
+
+
 @contextmanager
 def checkpoints(
-    root: Path | None, follows_from: Any, state: type[State], step: type[Step], seconds: float
+    root: Path | None, follows_from: Callable[[], Any], state: type[State], step: type[Step], seconds: float
 ) -> Iterator[Checkpoints[State, Step]]:
     """Give the block the checkpoints of a run. While another process uses them, nothing is saved.
 
@@ -190,7 +212,8 @@ def checkpoints(
     Args:
         root: of the folders of all runs; None saves nothing. It is made if it is not there, and git is told to ignore
             it.
-        follows_from: all that the run's result follows from, as JSON can say it.
+        follows_from: returns all that the run's result follows from, as JSON can say it. It is not asked if nothing is
+            saved.
         state: as in `Checkpoints`.
         step: likewise.
         seconds: likewise.
@@ -205,7 +228,7 @@ def checkpoints(
         with suppress(OSError):
             if old.is_dir() and (_recorded(old) or time.time() - old.stat().st_mtime > FORGOTTEN):
                 shutil.rmtree(old)
-    folder = root / hashlib.sha256(json.dumps(follows_from, sort_keys=True).encode()).hexdigest()[:16]
+    folder = root / hashlib.sha256(json.dumps(follows_from(), sort_keys=True).encode()).hexdigest()[:16]
     end = time.monotonic() + PATIENCE
     while (lock := _locked(folder)) is None and time.monotonic() < end:
         time.sleep(0.1)

@@ -7,11 +7,13 @@ import csv
 import hashlib
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import torch
@@ -63,10 +65,9 @@ def reading(path: str | Path, stage: str = "") -> Iterator[None]:
     Raises:
         UserError: the file is missing, is no file, cannot be read, or is not what it should be.
     """
-    path = Path(path)
-    remedy = f"`dvc repro {stage}`".replace(" `", "`")
+    remedy = f"`dvc repro {stage}`" if stage else "`dvc repro`"
     try:
-        if path.exists() and not path.is_file():
+        if not S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a client reads in a third of the time that pathlib takes
             raise UserError(f"{path}: no file; delete it and run {remedy}")
         yield
     except FileNotFoundError:

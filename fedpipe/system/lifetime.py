@@ -29,19 +29,12 @@ def end_with_dvc() -> None:
     Otherwise a stage would train on after its `dvc` was killed, and overwrite the results of the next run.
     """
     if DVC in os.environ and Path("/proc/self/stat").exists():
-        _ancestors.update(_started_by())
-        threading.Thread(target=_watch, daemon=True).start()
+        threading.Thread(target=_watch, args=(dict(_started_by()),), daemon=True).start()
 
 
-_ancestors: dict[int, str] = {}  # of this process, up to DVC: when each began
-
-
-def _dvc_is_there() -> bool:
-    return all(_began(pid) == began for pid, began in _ancestors.items())
-
-
-def _watch() -> None:
-    while _dvc_is_there():
+def _watch(ancestors: dict[int, str]) -> None:
+    """Wait until one of these processes is not that which began then, and end this one."""
+    while all(_began(pid) == began for pid, began in ancestors.items()):
         time.sleep(LOOK)
     print("dvc has ended, and so does this stage", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
