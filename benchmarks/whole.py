@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torchvision.datasets
 
-from fedpipe.data.datasets import SOURCE_VARIABLE
+from fedpipe.data.sources import SOURCE_VARIABLE
 from fedpipe.system.errors import UserError
 
 

@@ -10,8 +10,9 @@ from pydantic import Field
 from fedpipe.baseline import Baseline
 from fedpipe.config.file import PARAMS, read
 from fedpipe.config.section import Section, Seed
-from fedpipe.data.datasets import ORIGINALS, Download, Original, describe
+from fedpipe.data.datasets import describe
 from fedpipe.data.partition import Partition
+from fedpipe.data.sources import ORIGINALS, Download, Original
 from fedpipe.engines import Compute
 from fedpipe.federated.settings import Federated
 from fedpipe.models import ModelChoice

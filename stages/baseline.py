@@ -7,6 +7,7 @@ from fedpipe.config.file import read, run_stage
 from fedpipe.data import datasets
 from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
+from fedpipe.system.lifetime import dvcs_record
 from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import provenance
 from fedpipe.training.evaluation import confusion_rows
@@ -31,6 +32,7 @@ def main() -> None:
         files.write_tensors(MODEL, result.parameters)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
         write_so_far(result)
+        files.write_sums(REPORTS / files.SUMS, "epochs.csv", "confusion.csv", "metrics.json")
 
     with console.progress("epochs", experiment.baseline.epochs) as bar:
 
@@ -47,7 +49,7 @@ def main() -> None:
                     write_so_far(result)
 
         result = baseline.run(
-            experiment, MNIST, checkpoint=in_project(Path.cwd()), recorded_in=Path("dvc.lock"), on_resume=resumed,
+            experiment, MNIST, checkpoint=in_project(Path.cwd()), recorded_in=dvcs_record(), on_resume=resumed,
             on_epoch=report, on_end=write,
         )  # fmt: skip
     if result.diverged:

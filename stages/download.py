@@ -9,24 +9,24 @@ from pathlib import Path
 from rich.panel import Panel
 
 from fedpipe.config import file as params
-from fedpipe.data import datasets
+from fedpipe.data import datasets, sources
 from fedpipe.system import console
 
 OUT = Path("data/mnist")
 
 
 def main() -> None:
-    settings = params.read(datasets.Download, at="download")
+    settings = params.read(sources.Download, at="download")
     OUT.mkdir(parents=True, exist_ok=True)
-    source = os.environ.get(datasets.SOURCE_VARIABLE) or None
-    dataset = datasets.fetch(settings, source, OUT, console.say)
+    source = os.environ.get(sources.SOURCE_VARIABLE) or None
+    dataset = sources.fetch(settings, source, OUT, console.say)
     datasets.save(dataset, OUT)
-    if dataset.name != datasets.ORIGINALS[settings.dataset].name:
+    if dataset.name != sources.ORIGINALS[settings.dataset].name:
         console.console.print(
             Panel(
                 "[bold]THIS IS NOT MNIST[/] but a sample of 5,000 of its images, because no source answered.\n"
                 "Every table and figure will say so. For the real data set, name a folder or a mirror and run again:\n"
-                f"  {datasets.SOURCE_VARIABLE}=DIR_OR_URL dvc repro -f -s download && dvc repro",
+                f"  {sources.SOURCE_VARIABLE}=DIR_OR_URL dvc repro -f -s download && dvc repro",
                 style="yellow",
             ),
             soft_wrap=False,

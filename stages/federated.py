@@ -9,6 +9,7 @@ from fedpipe.federated.rounds import CLIENT_COLUMNS, REMEDY, Round
 from fedpipe.federated.settings import Federated
 from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
+from fedpipe.system.lifetime import dvcs_record
 from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import provenance
 from fedpipe.training.evaluation import confusion_rows
@@ -35,6 +36,7 @@ def main() -> None:
         files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=result.dataset)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
         write_so_far(result)
+        files.write_sums(REPORTS / files.SUMS, "rounds.csv", "clients.csv", "confusion.csv", "metrics.json")
 
     with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:
 
@@ -52,7 +54,7 @@ def main() -> None:
                     write_so_far(result)
 
         result = run(
-            experiment, DATA, checkpoint=in_project(Path.cwd()), recorded_in=Path("dvc.lock"),
+            experiment, DATA, checkpoint=in_project(Path.cwd()), recorded_in=dvcs_record(),
             on_resume=resumed, on_round=report,
             on_clients=lambda reports: bar.advance(len(reports)), on_end=write,
         )  # fmt: skip

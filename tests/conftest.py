@@ -10,7 +10,8 @@ import pytest
 from hypothesis import settings
 
 from fedpipe.data import store
-from fedpipe.data.datasets import Dataset, Download, fetch, save
+from fedpipe.data.datasets import Dataset, save
+from fedpipe.data.sources import Download, fetch
 from fedpipe.system.randomness import generator
 from tests.federations import SIZES
 

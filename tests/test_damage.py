@@ -1,22 +1,24 @@
 """Whatever happens to a file that is read, one line names it, and no wrong result is made of it."""
 
 import hashlib
-import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
+import torch
 
 from fedpipe import baseline
 from fedpipe.data import datasets
 from fedpipe.data.store import ClientStore
 from fedpipe.engines import Compute
-from fedpipe.experiment import FederatedData, run
+from fedpipe.experiment import FederatedData, Result, run
 from fedpipe.federated.context import LocalTraining
+from fedpipe.federated.state import ClientStates
 from fedpipe.models.logistic import Logistic
 from fedpipe.results import comparison
+from fedpipe.system import files
 from fedpipe.system.errors import UserError
 from tests.federations import experiment_of
 
@@ -89,7 +91,7 @@ def said_of(path: Path, error: pytest.ExceptionInfo[UserError]) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("file", ["client-00002.safetensors", "manifest.csv", "manifest.sha256"])
+@pytest.mark.parametrize("file", ["client-00002.safetensors", "manifest.csv", "SHA256SUMS"])
 def test_clients_examples_are_those_that_were_written(damage: Damage, file: str, data: FederatedData):
     path = data.clients / file
     damage(path)
@@ -141,7 +143,7 @@ def test_a_manifest_leads_to_no_file_outside_its_folder(data: FederatedData):
     text = manifest.read_text().replace("client-00002.safetensors", "../../elsewhere.safetensors")
     manifest.write_text(text)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    (data.clients / "manifest.sha256").write_text(f"{digest}  manifest.csv\n")
+    (data.clients / "SHA256SUMS").write_text(f"{digest}  manifest.csv\n")
     with pytest.raises(UserError, match=r"elsewhere.safetensors is not a file of this folder"):
         ClientStore(data.clients)
 
@@ -156,18 +158,74 @@ def test_a_client_that_finds_its_examples_damaged_ends_the_run_in_a_line(data: F
             run(experiment_of(rounds=1, model=Logistic(), local=SGD, compute=compute), data)
 
 
-@pytest.mark.parametrize("damage", [truncated, emptied, junk, removed, a_folder, a_loop, endless])
-def test_a_table_that_is_none_is_named(damage: Damage, tmp_path: Path):
-    path = tmp_path / "rounds.csv"
-    pd.DataFrame({"round": range(1, 50), "test_accuracy": 0.5}).to_csv(path, index=False)
-    (tmp_path / "metrics.json").write_text(json.dumps({"federated": {"rounds": 49, "accuracy": 0.5}}))
-    comparison.require_same_result(tmp_path / "metrics.json", path, comparison.read_table(path, "round"), "rounds")
-    damage(path)
-
-    def read() -> None:
-        table = comparison.read_table(path, "round", "test_accuracy")
-        comparison.require_same_result(tmp_path / "metrics.json", path, table, "rounds")
-
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["rounds.csv", "metrics.json", files.SUMS])
+def test_reports_that_a_stage_reads_are_those_that_were_written(damage: Damage, file: str, tmp_path: Path):
+    files.write_table(tmp_path / "rounds.csv", [{"round": number, "test_accuracy": 0.5} for number in range(1, 50)])
+    files.write_json(tmp_path / "metrics.json", {"federated": {"rounds": 49, "accuracy": 0.5}})
+    files.write_sums(tmp_path / files.SUMS, "rounds.csv", "metrics.json")
+    files.require_sums(tmp_path / files.SUMS, "federated")
+    damage(tmp_path / file)
     with pytest.raises(UserError) as error:
-        read()
+        files.require_sums(tmp_path / files.SUMS, "federated")
+    said_of(tmp_path / file, error)
+
+
+@pytest.mark.parametrize("damage", [junk, emptied, a_folder])
+def test_a_table_that_is_none_is_named(damage: Damage, tmp_path: Path):
+    """Even if somebody made it with a right checksum."""
+    path = tmp_path / "rounds.csv"
+    files.write_table(path, [{"round": 1}])
+    damage(path)
+    with pytest.raises(UserError) as error:
+        comparison.read_table(path, "round")
     said_of(path, error)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_clients_state_is_that_which_it_wrote(damage: Damage, tmp_path: Path):
+    states = ClientStates(tmp_path / "files")
+    parts = {"strategy": {"control": torch.arange(100.0)}}
+    states.write(2, 4, parts, last_round=0, oldest_round=0)
+    assert torch.equal(states.read(2, 4)["strategy"]["control"], torch.arange(100.0))
+    file = tmp_path / "files/client-00002/round-00004.state"
+    damage(file)
+    with pytest.raises(UserError) as error:
+        states.read(2, 4)
+    assert len(str(error.value).splitlines()) == 1
+    assert str(error.value).startswith(f"{file}: ")
+    assert f"delete {tmp_path / 'files'}, and the run begins anew" in str(error.value)
+
+
+@pytest.mark.parametrize(("client", "round"), [(3, 4), (2, 1)])
+def test_another_clients_or_rounds_state_is_not_taken_for_it(client: int, round: int, tmp_path: Path):
+    states = ClientStates(tmp_path)
+    for each in ((2, 4), (client, round)):
+        states.write(*each, {"strategy": {"control": torch.zeros(3)}}, last_round=0, oldest_round=0)
+    other = tmp_path / f"client-{client:05d}/round-{round:05d}.state"
+    shutil.copy(other, tmp_path / "client-00002/round-00004.state")
+    with pytest.raises(UserError, match=rf"round-00004\.state: damaged \(it is client {client}'s, of round {round}\)"):
+        states.read(2, 4)
+
+
+def test_a_run_whose_clients_states_are_damaged_begins_anew_when_they_are_deleted(data: FederatedData, tmp_path: Path):
+    """As the error says."""
+    experiment = experiment_of(
+        rounds=3, model=Logistic(), strategy="scaffold", local=SGD, compute=Compute(checkpoint_every=0.0)
+    )
+    expected = run(experiment, data)
+
+    def interrupt(result: Result) -> None:
+        if len(result.rounds) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, data, checkpoint=tmp_path / "checkpoints", on_round=interrupt)
+    for state in (tmp_path / "checkpoints").glob("*/files/*/*.state"):
+        flipped_late(state)
+    with pytest.raises(UserError) as error:
+        run(experiment, data, checkpoint=tmp_path / "checkpoints")
+    named = re.search(r"delete (\S+), and the run begins anew$", str(error.value))
+    assert named
+    shutil.rmtree(named[1])
+    assert run(experiment, data, checkpoint=tmp_path / "checkpoints").state.encode() == expected.state.encode()

@@ -20,8 +20,9 @@ import torch
 import torchvision.datasets
 from torchvision.datasets import EMNIST, KMNIST, MNIST, FashionMNIST
 
-from fedpipe.data import datasets
-from fedpipe.data.datasets import ORIGINALS, Dataset, Download, Split, fetch, load, save
+from fedpipe.data import sources
+from fedpipe.data.datasets import Dataset, Split, describe, load, save
+from fedpipe.data.sources import ORIGINALS, Download, fetch
 from fedpipe.system.errors import UserError
 from tests.conftest import MNIST_SOURCE
 
@@ -123,7 +124,7 @@ def test_a_mirror_is_asked_again_after_a_failure(
     mirror: tuple[str, type[Mirror]], scratch: Path, monkeypatch: pytest.MonkeyPatch
 ):
     waits: list[float] = []
-    monkeypatch.setattr(datasets.time, "sleep", waits.append)
+    monkeypatch.setattr(sources.time, "sleep", waits.append)
     mirror[1].failing = 2
     assert fetch(Download(retries=2, offline_sample=False), mirror[0], scratch, silent).name == "MNIST"
     assert waits == [1, 2]
@@ -132,7 +133,7 @@ def test_a_mirror_is_asked_again_after_a_failure(
 def test_the_number_of_retries_is_bounded(
     mirror: tuple[str, type[Mirror]], scratch: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(datasets.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(sources.time, "sleep", lambda seconds: None)
     mirror[1].failing = 10**9
     with pytest.raises(UserError, match=r"no source answers: .*HTTP 503"):
         fetch(Download(retries=3, offline_sample=False), mirror[0], scratch, silent)
@@ -193,7 +194,7 @@ def test_a_damaged_file_of_a_mirror_is_an_error_that_names_it(
 
 def test_a_transfer_that_breaks_off_is_an_error_that_names_the_file(mirror: tuple[str, type[Mirror]], scratch: Path):
     mirror[1].breaks_off = True
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: damaged: 10 bytes"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: broke off after 10 bytes"):
         fetch(NO_RETRY, mirror[0], scratch, silent)
     assert not list(scratch.iterdir())
 
@@ -270,7 +271,7 @@ def test_torchvision_knows_each_data_set_and_where_it_is(dataset: str):
     original = ORIGINALS[dataset]
     kind = getattr(torchvision.datasets, original.kind)
     assert original.split is None or original.split in kind.splits
-    resources, mirrors = datasets._archives(kind)
+    resources, mirrors = sources._archives(kind)
     assert all(len(md5) == 32 for _, md5 in resources)
     assert all(mirror.startswith("http") and mirror.endswith("/") for mirror in mirrors)
 
@@ -323,7 +324,7 @@ def test_what_is_saved_is_what_is_loaded_and_described(sample: Dataset, tmp_path
     assert equal(load(tmp_path / "train.safetensors"), sample.train)
     assert equal(load(tmp_path / "test.safetensors"), sample.test)
     description = json.loads((tmp_path / "dataset.json").read_text())
-    assert description["name"] == datasets.describe(tmp_path / "dataset.json").name == sample.name
+    assert description["name"] == describe(tmp_path / "dataset.json").name == sample.name
     assert description["classes"] == 10
     assert (description["train_examples"], description["test_examples"]) == (4000, 1000)
     digest = hashlib.sha256(sample.train.images.numpy().tobytes()).hexdigest()

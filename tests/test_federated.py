@@ -232,7 +232,7 @@ def test_a_client_reads_its_own_examples_alone(folder: Path, tmp_path: Path):
     """The files of all others are gone."""
     alone = tmp_path / "alone"
     alone.mkdir()
-    for name in ("manifest.csv", "manifest.sha256", "client-00002.safetensors"):
+    for name in ("manifest.csv", "SHA256SUMS", "client-00002.safetensors"):
         (alone / name).write_bytes((folder / name).read_bytes())
     one, other = (
         client_of(store, tmp_path).update(first_round(start_of(seed=0)), task_of(2)) for store in (alone, folder)

@@ -561,7 +561,7 @@ def test_a_client_has_the_state_of_its_last_round_and_the_one_before_on_disk(
     for client in range(5):
         took_part = [round.number for _, round in rounds if client in cohort_of(round)]
         found = [] if not took_part else sorted(path.name for path in (tmp_path / f"client-{client:05d}").iterdir())
-        assert found == [f"round-{round:05d}.safetensors" for round in took_part[-2:]]
+        assert found == [f"round-{round:05d}.state" for round in took_part[-2:]]
         assert rounds[-1][0].last_rounds.get(client) == (took_part[-1] if took_part else None)
 
 
@@ -578,7 +578,7 @@ def test_a_client_whose_update_was_lost_goes_on_from_its_last_update_that_counte
     again = client.update(Broadcast(5, start, extra), task_of(2, last_round=1))
     assert torch.equal(again.delta, expected.delta)
     found = sorted(path.name for path in (tmp_path / "client-00002").iterdir())
-    assert found == ["round-00001.safetensors", "round-00005.safetensors"]
+    assert found == ["round-00001.state", "round-00005.state"]
 
 
 @every

@@ -4,7 +4,6 @@ At most MAX_FILES files, because tools spend time on each: to hash and copy 100,
 """
 
 import csv
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -16,9 +15,18 @@ from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from fedpipe.system.files import reading, replacing, sha256_of_tensors, write_table, write_tensors, write_text
+from fedpipe.system.files import (
+    SUMS,
+    reading,
+    replacing,
+    require_sums,
+    sha256_of_tensors,
+    write_sums,
+    write_table,
+    write_tensors,
+)
 
-MANIFEST, CHECKSUM = "manifest.csv", "manifest.sha256"
+MANIFEST = "manifest.csv"
 MAX_FILES = 1000
 SMALL = 2**18  # bytes: reading a file of this size takes less time than mapping it
 ON_DEVICE = 4096  # clients whose examples stay in an accelerator's memory
@@ -40,12 +48,8 @@ class ClientStore:
         self._sha256: list[str] = []
         manifest = folder / MANIFEST
         with reading(manifest, "partition"):
-            content = manifest.read_bytes()
-        with reading(folder / CHECKSUM, "partition"):
-            if (folder / CHECKSUM).read_text() != _checksum(content):
-                raise ValueError(f"{MANIFEST} is not what was written, or this file is not")
-        with reading(manifest, "partition"):
-            lines = csv.reader(content.decode().splitlines())
+            require_sums(folder / SUMS, "partition")
+            lines = csv.reader(manifest.read_text(encoding="utf-8").splitlines())
             columns = ("file", "start", "examples", "held_out", "sha256")
             name, start, examples, held_out, sha256 = map(next(lines).index, columns)
             number: dict[str, int] = {}
@@ -180,7 +184,7 @@ def write(
             group_images, group_labels = (torch.cat(part) for part in zip(*group, strict=True))
             write_tensors(new / file, {"images": group_images, "labels": group_labels})
         write_table(new / MANIFEST, rows)
-        write_text(new / CHECKSUM, _checksum((new / MANIFEST).read_bytes()))
+        write_sums(new / SUMS, MANIFEST)
 
 
 def label_counts(assignment: Sequence[np.ndarray], labels: np.ndarray, classes: int) -> np.ndarray:
@@ -199,8 +203,3 @@ def _name(members: range, clients: int) -> str:
     digits = max(5, len(str(clients - 1)))
     last = f"-{members[-1]:0{digits}d}" if len(members) > 1 else ""
     return f"client-{members[0]:0{digits}d}{last}.safetensors"
-
-
-def _checksum(manifest: bytes) -> str:
-    """Return what stands in the checksum's file, in the form that `sha256sum --check` reads."""
-    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"

@@ -10,8 +10,9 @@ from typing import Self
 from torch import Tensor
 
 from fedpipe.federated.messages import ClientReport, State
-from fedpipe.system.files import read_tensors, write_tensors
+from fedpipe.system.files import reading
 from fedpipe.system.records import Record
+from fedpipe.system.saved import load, save
 from fedpipe.training.evaluation import Evaluation
 
 
@@ -56,6 +57,15 @@ class ServerState(Record):
         )
 
 
+@dataclass(frozen=True)
+class ClientState(Record):
+    """What a client remembers after a round."""
+
+    client: int
+    round: int
+    parts: Mapping[str, State]  # by what they belong to: the strategy, or a transform
+
+
 class ClientStates:
     """Clients' own states on their disk: a folder for each client, a file for each round that it may go on from.
 
@@ -71,14 +81,16 @@ class ClientStates:
         """Return a client's state after a round, by the part that it belongs to; empty after round 0.
 
         Raises:
-            UserError: the file is missing or damaged.
+            UserError: the file is missing or damaged, or is another client's or another round's.
         """
-        parts: dict[str, dict[str, Tensor]] = {}
-        if round:
-            for name, tensor in read_tensors(self._file(client, round)).items():
-                part, _, key = name.partition("/")
-                parts.setdefault(part, {})[key] = tensor
-        return parts
+        if not round:
+            return {}
+        file = self._file(client, round)
+        with reading(file, part_of=self._folder):
+            state = load(ClientState, file)
+            if (state.client, state.round) != (client, round):
+                raise ValueError(f"it is client {state.client}'s, of round {state.round}")
+        return state.parts
 
     def write(self, client: int, round: int, parts: Mapping[str, State], *, last_round: int, oldest_round: int) -> None:
         """Write a client's state after a round, and delete those that no run can go on from any more.
@@ -90,9 +102,9 @@ class ClientStates:
             last_round: of the client's last update that counted; 0 if none did.
             oldest_round: after which training may have to go on again.
         """
-        tensors = {f"{part}/{key}": tensor for part, state in parts.items() for key, tensor in state.items()}
         file = self._file(client, round)
-        write_tensors(file, tensors)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save(ClientState(client, round, parts), file)
         # Of the rounds before, those after the last that counted did not count; nor do those of a future given up.
         others = {other: _round(other) for other in file.parent.iterdir() if other != file}
         counted = {other: number for other, number in others.items() if 0 < number <= last_round}
@@ -102,10 +114,10 @@ class ClientStates:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
 
     def _file(self, client: int, round: int) -> Path:
-        return self._folder / f"client-{client:05d}" / f"round-{round:05d}.safetensors"
+        return self._folder / f"client-{client:05d}" / f"round-{round:05d}.state"
 
 
 def _round(file: Path) -> int:
     """Return the round whose state a file holds; 0 if it is no such file."""
-    match = re.fullmatch(r"round-(\d+)\.safetensors", file.name)
+    match = re.fullmatch(r"round-(\d+)\.state", file.name)
     return int(match[1]) if match else 0

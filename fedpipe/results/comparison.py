@@ -197,22 +197,6 @@ def read_table(path: Path, *columns: str) -> pd.DataFrame:
         return table
 
 
-def require_same_result(report: Path, path: Path, table: pd.DataFrame, key: str) -> None:
-    """Require that a table of steps ends with the result that a metrics file gives.
-
-    Args:
-        report: the metrics file.
-        path: the table's file.
-        table: the table.
-        key: what the metrics file calls the number of steps.
-
-    Raises:
-        UserError: it does not, because one of the files was cut or changed.
-    """
-    if (len(table), table["test_accuracy"].iloc[-1]) != (_result(report, key), _result(report, "accuracy")):
-        raise UserError(f"{path}: does not end with the result in {report}; delete both and run `dvc repro`")
-
-
 def one_dataset(*reports: Path) -> str:
     """Return the name of the data set that all these metrics files are about.
 

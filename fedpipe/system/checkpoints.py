@@ -17,14 +17,15 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import torch
 
+from fedpipe.system.errors import naming
 from fedpipe.system.files import sha256_of_file
 from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import code, provenance
 from fedpipe.system.records import Record
+from fedpipe.system.saved import DIGEST, Damaged, checked, load, save, to_disk, with_digest
 
 GENERATIONS = 2  # the newest checkpoint and the one before it, for the newest may turn out damaged
 FORGOTTEN = 30 * 24 * 3600  # seconds after which the checkpoints of a run that nobody went on with are deleted
-DIGEST = hashlib.sha256().digest_size
 SUFFIX = ".checkpoint"
 FOLDER = ".fedpipe/checkpoints"  # in a project
 LOCK, FINISHED = "lock", "finished"
@@ -34,15 +35,12 @@ State = TypeVar("State", bound=Record)
 Step = TypeVar("Step", bound=Record)
 
 
-class Damaged(Exception):
-    """A checkpoint's bytes are not those that were written."""
-
-
 class Checkpoints(Generic[State, Step]):
     """The checkpoints of one run, in a folder of its own.
 
     A checkpoint is a file with the run's state, named by the number of steps done: a SHA-256 and a record's bytes.
-    Beside it lies the history: what each step did, appended and never rewritten, likewise.
+    Beside it lies the history: what each step did, appended and never rewritten, likewise. So do the run's own files,
+    without which there is nothing to go on from.
 
     Args:
         folder: must be there; None saves nothing.
@@ -75,7 +73,9 @@ class Checkpoints(Generic[State, Step]):
         """
         for number in self._numbers():
             try:
-                state = self._state.decode(_checked(self._file(number).read_bytes()))
+                if not (self.own_files and self.own_files.is_dir()):
+                    raise Damaged
+                state = load(self._state, self._file(number))
                 steps, self._end = self._steps(number)
             except (OSError, Damaged):
                 self._file(number).unlink(missing_ok=True)
@@ -104,14 +104,16 @@ class Checkpoints(Generic[State, Step]):
                 self._save(number, state)
 
     def _save(self, number: int, state: State) -> None:
-        with self._history.open("r+b" if self._end else "wb") as file:
+        assert self.own_files, "something is saved"
+        self.own_files.mkdir(exist_ok=True)
+        with naming(self._history), self._history.open("r+b" if self._end else "wb") as file:
             file.truncate(self._end)
             file.seek(self._end)
             for data in (each.encode() for each in self._unsaved):
-                file.write(len(data).to_bytes(8, "little") + hashlib.sha256(data).digest() + data)
+                file.write(len(data).to_bytes(8, "little") + with_digest(data))
             end = file.tell()
-            _to_disk(file)
-        self._write(self._file(number), state)
+            to_disk(file)
+        save(state, self._file(number), lasting=True)
         for old in self._numbers()[GENERATIONS:]:
             self._file(old).unlink()
         self._unsaved, self._end = [], end
@@ -123,26 +125,15 @@ class Checkpoints(Generic[State, Step]):
             recorded_in: a file that is written again when the result is recorded; None means that it is recorded.
         """
         if self._folder and recorded_in:
-            if self.own_files:
-                shutil.rmtree(self.own_files, ignore_errors=True)
+            if self.own_files and self.own_files.is_dir():
+                shutil.rmtree(self.own_files)
+                self.own_files.mkdir()
             content = {"until": str(recorded_in.resolve()), "changes": _version(recorded_in)}
             new = self._folder / f"{FINISHED}.new"
             new.write_text(json.dumps(content))
             new.replace(self._folder / FINISHED)
         elif self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _write(self, path: Path, state: State) -> None:
-        new, digest = path.with_suffix(".new"), hashlib.sha256()
-        with new.open("wb") as file:
-            file.write(bytes(DIGEST))
-            for piece in state.frames():
-                digest.update(piece)
-                file.write(piece)
-            file.seek(0)
-            file.write(digest.digest())
-            _to_disk(file)
-        new.replace(path)
 
     def _steps(self, number: int) -> tuple[list[Step], int]:
         """Return what the first steps did, from the history, and where these end in it."""
@@ -152,7 +143,7 @@ class Checkpoints(Generic[State, Step]):
                 length = int.from_bytes(file.read(8), "little")
                 if length > self._history.stat().st_size:
                     raise Damaged
-                steps.append(self._step.decode(_checked(file.read(DIGEST + length))))
+                steps.append(self._step.decode(checked(file.read(DIGEST + length))))
             return steps, file.tell()
 
     def _numbers(self) -> list[int]:
@@ -265,16 +256,3 @@ def _version(file: Path) -> list[int]:
     except OSError:
         return []
     return [stat.st_ino, stat.st_mtime_ns, stat.st_size]
-
-
-def _checked(data: bytes) -> bytes:
-    digest, content = data[:DIGEST], data[DIGEST:]
-    if not content or hashlib.sha256(content).digest() != digest:
-        raise Damaged
-    return content
-
-
-def _to_disk(file: BinaryIO) -> None:
-    """Have what was written reach the disk, so that it outlives a loss of power."""
-    file.flush()
-    os.fsync(file.fileno())

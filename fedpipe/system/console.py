@@ -1,15 +1,33 @@
 """What people see while a stage or a command runs: lines, a progress bar, and one line for a mistake of theirs."""
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, Protocol
+from io import TextIOWrapper
+from typing import NoReturn, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedpipe.system.errors import UserError
+
+REMEDIES = {  # what helps where the system refuses something
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it readable and writable",
+    errno.EPERM: "make it readable and writable",
+    errno.EIO: "look after the disk",
+    errno.EPIPE: "let the other side read to the end",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs, which have too many files open",
+    errno.ENOMEM: "free some memory, raise its limit (ulimit -v), or lower compute.workers",
+    errno.EAGAIN: "raise the limit on processes (ulimit -u), or lower compute.workers",
+}
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -34,15 +52,15 @@ class Bar:
     The bar is drawn on a terminal only. `progress` makes it.
     """
 
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: Progress, total: int | None) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=total)
         self._began = time.monotonic()
         self._examples = 0
 
-    def advance(self, count: int = 1) -> None:
-        """Move the bar on by this many units of its total."""
-        self._progress.advance(self._task, count)
+    def advance(self, count: float = 1, total: float | None = None) -> None:
+        """Move the bar on by so many of its units, and set the total if it is known now."""
+        self._progress.update(self._task, advance=count, total=total)
 
     def report(self, step: str, test: Evaluated | None, examples: int) -> None:
         """Print a line about a step that ended.
@@ -61,12 +79,12 @@ class Bar:
 
 
 @contextmanager
-def progress(unit: str, total: int) -> Iterator[Bar]:
+def progress(unit: str, total: int | None) -> Iterator[Bar]:
     """Show a progress bar while the block runs. Lines printed with `say` meanwhile stand above it.
 
     Args:
         unit: what the bar counts, such as ``epochs``.
-        total: how many of them there are.
+        total: how many of them there are; None if that is not known yet.
     """
     columns = (
         BarColumn(bar_width=24),
@@ -84,15 +102,37 @@ def progress(unit: str, total: int) -> Iterator[Bar]:
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a stage or a command, and exit.
 
-    The exit status is 0 if it succeeds, 1 after a UserError, whose lines go to stderr, and 130 after Ctrl-C. Any other
-    exception is a bug and keeps its traceback.
+    The exit status is 0 if it succeeds, 1 after a UserError or where the system refuses what is needed, which lines on
+    stderr tell, and 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the locale lacks a letter
+    status = 1
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
+        status = 0
     except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        status = 130
+    except (OSError, MemoryError) as error:
+        refused = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
+        if refused not in REMEDIES:
+            raise
+        about = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        print(f"{about}{os.strerror(refused)}; {REMEDIES[refused]}, and run it again", file=sys.stderr)
+    _give_up_full(sys.stdout)
+    sys.exit(status)
+
+
+def _give_up_full(stream: TextIO) -> None:
+    """Let what a full stream still holds go nowhere, for Python would try again at the end, and complain."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

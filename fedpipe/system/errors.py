@@ -1,5 +1,9 @@
 """Errors that a user can fix. Every other exception is a bug and keeps its traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """Report a mistake that the user can fix, in one line that says where, what, and what would work."""
@@ -22,3 +26,18 @@ class ParameterError(UserError):
 
     def __str__(self) -> str:
         return f"{self.parameter}: {self.problem}"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give every OSError that the block raises the path that the block writes, if it names none: a full disk does not.
+
+    Args:
+        path: what the user knows the file by.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise

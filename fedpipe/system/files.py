@@ -4,14 +4,17 @@ Tensors are stored as safetensors, tables as CSV and results as JSON, which need
 """
 
 import csv
+import glob
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -21,7 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fedpipe.system.errors import UserError
+from fedpipe.system.errors import UserError, naming
+
+SUMS = "SHA256SUMS"  # a file with the hashes of others in its folder
+FORGOTTEN = 24 * 3600  # seconds after which no living process can want its scratch folder back
 
 Row = Mapping[str, Any]
 
@@ -37,13 +43,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with scratch_folder(path.parent, path.name) as scratch:
         new = scratch / path.name
-        yield new
+        with naming(path):
+            yield new
         if path.is_dir():
             path.rename(scratch / "old")  # a folder that is not empty cannot be renamed over
         new.replace(path)
+
+
+@contextmanager
+def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Give the block a new folder, which goes when the block ends, and delete those that killed processes left.
+
+    Args:
+        parent: where it is made.
+        name: for what it is: the folder's own begins with a dot and this.
+    """
+    for old in parent.glob(f".{glob.escape(name)}.*"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > FORGOTTEN:
+                shutil.rmtree(old)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
+    try:
+        yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -51,32 +74,39 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors by name as a safetensors file. Equal tensors make equal bytes."""
     with replacing(path) as new:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new)
+        except SafetensorError as error:
+            if refused := re.search(r"os error (\d+)", str(error)):  # such as a full disk
+                raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from None
+            raise
 
 
 @contextmanager
-def reading(path: str | Path, stage: str = "") -> Iterator[None]:
+def reading(path: str | Path, stage: str = "", *, part_of: Path | None = None) -> Iterator[None]:
     """Say in one line what is wrong with a file that the block reads.
 
     Args:
         path: the file.
         stage: the stage that makes it anew; "" for whichever does.
+        part_of: a folder that is of no use without the file. None if the file alone can be made anew.
 
     Raises:
         UserError: the file is missing, is no file, cannot be read, or is not what it should be.
     """
-    remedy = f"`dvc repro {stage}`" if stage else "`dvc repro`"
+    command = f"`dvc repro {stage}`" if stage else "`dvc repro`"
+    remedy = f"delete {part_of}, and the run begins anew" if part_of else f"delete it and run {command}"
     try:
         if not S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a client reads in a third of the time that pathlib takes
-            raise UserError(f"{path}: no file; delete it and run {remedy}")
+            raise UserError(f"{path}: no file; {remedy}")
         yield
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; {remedy} makes it") from None
+        raise UserError(f"{path}: not there; {remedy if part_of else f'{command} makes it'}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}; delete it and run {remedy}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; {remedy}") from None
     except (SafetensorError, ValueError, LookupError, TypeError, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: damaged ({reason[:100]}); delete it and run {remedy}") from None
+        raise UserError(f"{path}: damaged ({reason[:100]}); {remedy}") from None
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -139,6 +169,35 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_sums(path: str | Path, *names: str) -> None:
+    """Write the SHA-256 of files of the same folder, in the form that `sha256sum --check` reads."""
+    folder = Path(path).parent
+    write_text(path, "".join(f"{sha256_of_file(folder / name)}  {name}\n" for name in names))
+
+
+def require_sums(path: str | Path, stage: str) -> None:
+    """Require that files are those whose SHA-256 `write_sums` wrote.
+
+    Args:
+        path: what it wrote.
+        stage: that writes the files.
+
+    Raises:
+        UserError: one of them, or the file with the sums, is missing or is not what was written.
+    """
+    path = Path(path)
+    with reading(path, stage):
+        text = path.read_text(encoding="utf-8")
+        lines = [re.fullmatch(r"([0-9a-f]{64})  ([^/]+)", line) for line in text.splitlines()]
+        sums = {line[2]: line[1] for line in lines if line}
+        if not sums or len(sums) < len(lines):
+            raise ValueError("no SHA-256 sums")
+    for name, sha256 in sums.items():
+        with reading(path.with_name(name), stage):
+            if sha256_of_file(path.with_name(name)) != sha256:
+                raise ValueError(f"it is not what {path.name} says was written")
 
 
 def sha256_of_file(path: str | Path) -> str:

@@ -32,6 +32,11 @@ def end_with_dvc() -> None:
         threading.Thread(target=_watch, args=(dict(_started_by()),), daemon=True).start()
 
 
+def dvcs_record() -> Path | None:
+    """Return the file that DVC writes again when it records what this process made; None if DVC did not start it."""
+    return Path("dvc.lock") if DVC in os.environ else None
+
+
 def _watch(ancestors: dict[int, str]) -> None:
     """Wait until one of these processes is not that which began then, and end this one."""
     while all(_began(pid) == began for pid, began in ancestors.items()):
