@@ -61,6 +61,9 @@ def fetch(
         raise NotFetched(f"not whole after {seconds:,.0f} s", again=False) from None
     except aiohttp.ClientPayloadError:
         raise NotFetched(f"broke off after {path.stat().st_size:,} bytes", again=True) from None
+    except aiohttp.ClientConnectorError as error:
+        reason = error.os_error.strerror or error.os_error
+        raise NotFetched(f"cannot connect to {error.host}:{error.port}: {reason}", again=True) from None
     except aiohttp.ClientError as error:
         raise NotFetched(" ".join(str(error).split()) or type(error).__name__, again=True) from None
 

@@ -5,6 +5,7 @@ figure serves both.
 """
 
 import os
+import resource
 from io import BytesIO
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import vl_convert
 from dvc_render.vega import VegaRenderer
 from PIL import Image
 
+from fedpipe.system.errors import UserError
 from fedpipe.system.files import replacing, write_text
 
 TEMPLATES = Path(".dvc/plots")
 SCALE = 2  # pixels of the PNG for each pixel of the template
+ADDRESS_SPACE = 100e9  # bytes that the renderer reserves, of which it uses little: with less it aborts
 COLOURS = 64  # a tenth of the size of full colour: git keeps every version of a picture
 
 os.environ["FONTCONFIG_FILE"] = str(TEMPLATES / "fonts.conf")  # read once, when the first picture is drawn
@@ -30,7 +33,16 @@ def draw(template: str, title: str, table: pd.DataFrame, png: Path) -> None:
         title: the title of the picture.
         table: has a column for every field that the template names.
         png: the file to write.
+
+    Raises:
+        UserError: a limit on this process leaves the renderer too little address space.
     """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+        raise UserError(
+            f"{png}: the renderer reserves {ADDRESS_SPACE / 1e9:.0f} GB of address space, of which it uses little, and "
+            f"the limit is {limit / 1e9:.1f} GB; raise it (ulimit -v unlimited), and run it again"
+        )
     rows = table.to_dict("records")
     properties = {"template": template, "template_dir": str(TEMPLATES), "title": title}
     specification = VegaRenderer(rows, template, **properties).get_filled_template()

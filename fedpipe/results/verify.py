@@ -84,7 +84,10 @@ def _require_a_run() -> None:
 
 
 def _committed(report: Path, revision: str) -> Any:
-    shown = subprocess.run(["git", "show", f"{revision}:./{report.as_posix()}"], capture_output=True, text=True)
+    try:
+        shown = subprocess.run(["git", "show", f"{revision}:./{report.as_posix()}"], capture_output=True, text=True)
+    except OSError as error:
+        raise UserError(f"git, which holds the committed results, cannot be run: {error.strerror}") from None
     if shown.returncode:
         reason = shown.stderr.strip().rpartition("fatal: ")[2].splitlines()[0]
         raise UserError(f"{report}: cannot be read from git at {revision}: {reason}")

@@ -12,7 +12,7 @@ from typing import NoReturn, Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fedpipe.system.errors import UserError
+from fedpipe.system.errors import UserError, naming
 
 REMEDIES = {  # what helps where the system refuses something
     errno.ENOSPC: "free some space",
@@ -22,7 +22,6 @@ REMEDIES = {  # what helps where the system refuses something
     errno.EACCES: "make it readable and writable",
     errno.EPERM: "make it readable and writable",
     errno.EIO: "look after the disk",
-    errno.EPIPE: "let the other side read to the end",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs, which have too many files open",
     errno.ENOMEM: "free some memory, raise its limit (ulimit -v), or lower compute.workers",
@@ -34,7 +33,8 @@ console = Console(highlight=False, soft_wrap=True)
 
 def say(line: str) -> None:
     """Print a line as it is, above the progress bar if there is one."""
-    console.print(line, markup=False)
+    with naming("standard output"):
+        console.print(line, markup=False)
 
 
 class Evaluated(Protocol):
@@ -110,10 +110,7 @@ def run(main: Callable[[], None]) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")  # where the locale lacks a letter
     status = 1
     try:
-        try:
-            main()
-        finally:
-            sys.stdout.flush()
+        main()
         status = 0
     except UserError as error:
         print(error, file=sys.stderr)
@@ -121,18 +118,28 @@ def run(main: Callable[[], None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         status = 130
     except (OSError, MemoryError) as error:
-        refused = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
-        if refused not in REMEDIES:
+        if _takes_more(sys.stdout) and not _refused(error):
             raise
-        about = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        print(f"{about}{os.strerror(refused)}; {REMEDIES[refused]}, and run it again", file=sys.stderr)
-    _give_up_full(sys.stdout)
-    sys.exit(status)
+    sys.exit(status if _takes_more(sys.stdout) else 1)
 
 
-def _give_up_full(stream: TextIO) -> None:
-    """Let what a full stream still holds go nowhere, for Python would try again at the end, and complain."""
+def _refused(error: OSError | MemoryError) -> bool:
+    """Say what the system refuses and what would help, and return whether it is known."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
+    if number not in REMEDIES:
+        return False
+    about = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    print(f"{about}{os.strerror(number)}; {REMEDIES[number]}, and run it again", file=sys.stderr)
+    return True
+
+
+def _takes_more(stream: TextIO | None) -> bool:
+    """Return whether a stream takes what was written to it; else say so once, and let all of it go nowhere."""
     try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream:
+            stream.flush()
+        return True
+    except OSError as error:
+        print(f"standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python tries again at the end
+        return False

@@ -29,15 +29,14 @@ class ParameterError(UserError):
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give every OSError that the block raises the path that the block writes, if it names none: a full disk does not.
+def naming(file: Path | str) -> Iterator[None]:
+    """Have every OSError that the block raises name the file that the block writes, by the name that the user knows.
 
-    Args:
-        path: what the user knows the file by.
+    The system names none if a disk is full, and a temporary one elsewhere.
     """
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = str(path)
+        if error.errno is not None:
+            error.filename = str(file)
         raise

@@ -34,7 +34,7 @@ from multiprocessing.connection import Client, Connection, answer_challenge, del
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any, TypeVar
 
-from fedpipe.system.errors import UserError
+from fedpipe.system.errors import UserError, naming
 
 Item = TypeVar("Item")
 
@@ -386,7 +386,7 @@ class _Sent:
         if any(self._sizes):
             self._memory = os.memfd_create("fedpipe")
             weakref.finalize(self, os.close, self._memory)
-            with open(self._memory, "wb", closefd=False) as file:
+            with naming("memory that processes share"), open(self._memory, "wb", closefd=False) as file:
                 for buffer, size in zip(packed.buffers, self._sizes, strict=True):
                     file.write(buffer)
                     file.write(b"\0" * (-size % ALIGNED))
