@@ -8,11 +8,12 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test bench clean
+.PHONY: help env repro test mutants bench clean
 
 help:
 	@echo "make repro   the environment, then the whole pipeline (FEDPIPE_MNIST=DIR_OR_URL names a source of MNIST)"
 	@echo "make test    the environment, then every check"
+	@echo "make mutants change the algorithms' code in every way mutmut knows, and count what no test notices; an hour"
 	@echo "make bench   an environment with the peers (.venv-bench), MNIST, then fedpipe beside them; half an hour"
 	@echo "make env     the environment alone, in $(VENV)"
 	@echo "make clean   remove the environment (data, models and DVC's cache stay)"
@@ -34,7 +35,13 @@ test: env
 	ruff format --check
 	lint-imports
 	pyright
-	python -m pytest -m "slow or not slow"
+	python -m pytest -n 2
+	python -m pytest -m slow
+
+mutants: env
+	python -m pip install --disable-pip-version-check -e ".[dev,mutants]" -c constraints.txt
+	mutmut run --max-children 2
+	mutmut results
 
 # Of its own: the peers hold some packages at older versions.
 bench: export PATH := $(abspath .venv-bench)/bin:$(PATH)

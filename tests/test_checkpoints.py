@@ -1,6 +1,8 @@
 """Checkpoints: an interrupted run goes on with the same bits as one that was not."""
 
+import itertools
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from fedpipe import baseline
@@ -23,11 +26,11 @@ from fedpipe.federated.state import ServerState
 from fedpipe.federated.strategies import STRATEGIES
 from fedpipe.models import Model, ModelChoice
 from fedpipe.models.logistic import Logistic
-from fedpipe.models.reference_cnn import ReferenceBatchNormCNN
 from fedpipe.system.checkpoints import FOLDER, Checkpoints, checkpoints, in_project
 from fedpipe.system.pace import Pace
 from fedpipe.system.records import Record
 from tests.federations import experiment_of
+from tests.test_strategies import Normalised
 from tests.test_transforms import STATEFUL
 
 SGD = LocalTraining(epochs=1, batch_size=32, optimizer="sgd", lr=0.05)
@@ -79,7 +82,7 @@ def interrupted(
 
 
 def models(strategy: str) -> Model:
-    return ReferenceBatchNormCNN() if strategy == "fedbn" else Logistic()
+    return Normalised() if strategy == "fedbn" else Logistic()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -95,8 +98,42 @@ def test_every_strategy_goes_on_exactly(strategy: str, folder: Path, test: Path,
     assert outcome(result) == outcome(whole)
 
 
+SMALL_SPACE = {
+    "transforms": ["none", "clip"],
+    "sampling": ["uniform", "size", "poisson"],
+    "dropout": [0.0, 0.5],
+    "min_updates": [1, 3],
+    "patience": [None, 1],
+    "local": [SGD, SGD.model_copy(update={"optimizer": "adam", "lr": 0.001})],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_configuration_of_a_small_space_is_refused_or_goes_on_exactly(
+    strategy: str, folder: Path, test: Path, tmp_path: Path
+):
+    """Two rounds of each, ended somewhere."""
+    chance, refused, equal = random.Random(strategy), 0, 0
+    for number, values in enumerate(itertools.product(*SMALL_SPACE.values())):
+        setting: dict[str, Any] = dict(zip(SMALL_SPACE, values, strict=True)) | {
+            "strategy": strategy, "rounds": 2, "model": models(strategy), "compute": compute("threads"),
+        }  # fmt: skip
+        try:
+            experiment_of(**setting)
+        except ValidationError:
+            refused += 1
+            continue
+        whole, _ = interrupted(folder, test, tmp_path / f"whole{number}", after_clients=0, times=0, **setting)
+        ends = {"after_clients": chance.randrange(1, 7), "times": chance.randrange(1, 4)}
+        result, _ = interrupted(folder, test, tmp_path / f"part{number}", **ends, **setting)
+        assert outcome(result) == outcome(whole), setting
+        equal += 1
+    assert (refused, equal) == ((48, 48) if strategy in ("feddyn", "q-fedavg") else (0, 96))
+
+
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=int(os.environ.get("HUNT", "25")), deadline=None)
 def test_a_run_goes_on_exactly_whatever_its_parameters_and_wherever_it_ended(
     data: st.DataObject, folder: Path, test: Path, tmp_path_factory: pytest.TempPathFactory
 ):

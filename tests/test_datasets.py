@@ -7,6 +7,7 @@ names a source of MNIST, one test reads all of it.
 import gzip
 import hashlib
 import json
+import re
 import struct
 import threading
 import zipfile
@@ -140,9 +141,24 @@ def test_the_number_of_retries_is_bounded(
     assert len(mirror[1].asked) == 4
 
 
-def test_what_is_neither_folder_nor_url_is_refused(scratch: Path, folder: Path):
-    with pytest.raises(UserError, match=r"^FEDPIPE_MNIST: '/no/such/folder' is neither a folder nor an http\(s\) URL$"):
-        fetch(NO_RETRY, "/no/such/folder", scratch, silent)
+@pytest.mark.parametrize(
+    "source",
+    ["/no/such/folder", "http://[::1", "http://", "https:///x", "http://host:99999", "ftp://host", "C:\\mnist"],
+)
+def test_what_is_neither_folder_nor_url_is_refused(source: str, scratch: Path, folder: Path):
+    with pytest.raises(UserError, match=rf"^FEDPIPE_MNIST: {re.escape(repr(source))} is neither a folder nor an http"):
+        fetch(Download(), source, scratch, silent)
+
+
+@pytest.mark.parametrize("dataset", ORIGINALS)
+def test_every_file_may_be_as_large_as_it_is(dataset: str):
+    """EMNIST's archive has 562 MB; of the others' files the largest is Fashion-MNIST's, with 26 MB."""
+    assert ORIGINALS[dataset].largest > (562e6 if dataset.startswith("emnist") else 26.5e6)
+
+
+def test_the_sample_does_not_stand_in_for_a_source_that_is_named(scratch: Path, folder: Path):
+    with pytest.raises(UserError, match=r"no source answers: .*; name another FEDPIPE_MNIST=DIR_OR_URL$"):
+        fetch(Download(retries=0), "http://127.0.0.1:9", scratch, silent)
 
 
 # Damage

@@ -11,11 +11,12 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import accumulate, count
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field
@@ -42,11 +43,14 @@ class RayEngine(Engine):
         if not find_spec("ray"):
             raise ParameterError("compute.engine", 'ray is not installed; pip install -e ".[ray]"')
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if self.address is None:
-            # On the loopback interface alone.
-            options |= {"num_cpus": workers or cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        # Workers on this machine share this process's memory; once Ray has threads here, it cannot be forked any more.
-        with nullcontext() if "ray" in sys.modules else fork_server() as server:
+        with ExitStack() as stack:
+            if self.address is None:
+                # On the loopback interface alone. Ray's own folders would stay for ever.
+                folder = stack.enter_context(TemporaryDirectory(prefix="fedpipe-ray-", dir="/tmp"))
+                options |= {"num_cpus": workers or cores(), "include_dashboard": False}
+                options |= {"_node_ip_address": "127.0.0.1", "_temp_dir": folder}
+            # Workers on this machine share this process's memory; once Ray has threads here, it cannot be forked.
+            server = None if "ray" in sys.modules else stack.enter_context(fork_server())
             import ray
 
             try:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import torch
 
 from fedpipe.system.errors import naming
-from fedpipe.system.files import sha256_of_file
+from fedpipe.system.files import sha256_of_file, write_json, write_text
 from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import code, provenance
 from fedpipe.system.records import Record
@@ -129,9 +129,7 @@ class Checkpoints(Generic[State, Step]):
                 shutil.rmtree(self.own_files)
                 self.own_files.mkdir()
             content = {"until": str(recorded_in.resolve()), "changes": _version(recorded_in)}
-            new = self._folder / f"{FINISHED}.new"
-            new.write_text(json.dumps(content))
-            new.replace(self._folder / FINISHED)
+            write_json(self._folder / FINISHED, content)
         elif self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -214,7 +212,7 @@ def checkpoints(
         return
     root.mkdir(parents=True, exist_ok=True)
     if not (root / ".gitignore").exists():
-        (root / ".gitignore").write_text("*\n")
+        write_text(root / ".gitignore", "*\n")
     for old in root.iterdir():
         with suppress(OSError):
             if old.is_dir() and (_recorded(old) or time.time() - old.stat().st_mtime > FORGOTTEN):

@@ -105,6 +105,11 @@ def run(main: Callable[[], None]) -> NoReturn:
     The exit status is 0 if it succeeds, 1 after a UserError or where the system refuses what is needed, which lines on
     stderr tell, and 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
     """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, which libraries do not expect; the lowest free number is the next to be given
+            os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where the locale lacks a letter
