@@ -77,7 +77,7 @@ def test_every_strategy_learns(strategy: str, folder: Path, test: Path, tmp_path
             states=tmp_path,
             evaluate_every=10,
             evaluate_clients=False,
-        )  # fmt: skip
+        )
     ]
     assert results[-1] > (0.3 if strategy == "fedsgd" else 0.6)
 
