@@ -255,6 +255,30 @@ def test_feature_rotates_by_its_angle(sample: Dataset):
     assert (back - images).abs().mean() < 0.4 * (rotated.float() - images).abs().mean()
 
 
+def test_feature_changes_contrast_and_adds_noise_by_its_amounts(sample: Dataset):
+    """As written out: what is drawn, then contrast about an image's mean, then noise."""
+    images = sample.train.images[:20]
+    shown = Feature(rotation=0.0, noise=0.3, contrast=0.4).apply(images, generator(7, "feature"))
+    rng = generator(7, "feature")
+    _, deviation, factor = rng.uniform(0, 0), rng.uniform(0, 0.3), rng.uniform(0.6, 1.4)
+    x = images.numpy() / 255
+    x = np.clip(factor * x + (1 - factor) * x.mean(axis=(1, 2), keepdims=True), 0, 1)
+    x += deviation * rng.standard_normal((20, 1, 28, 28), dtype=np.float32)[:, 0]
+    expected = (x.clip(0, 1) * 255).round()
+    assert np.abs(shown.numpy() - expected).max() <= 1  # of rounding
+
+
+def test_feature_turns_to_both_sides(sample: Dataset):
+    angles = [generator(seed, "feature").uniform(-90, 90) for seed in range(20)]
+    assert min(angles) < -30
+    assert max(angles) > 30
+    images = sample.train.images[:3]
+    for seed, angle in enumerate(angles):
+        shown = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(seed, "feature"))
+        expected = rotate(images.unsqueeze(1).float() / 255, angle, InterpolationMode.BILINEAR).squeeze(1) * 255
+        assert (shown - expected.round()).abs().max() <= 1
+
+
 # The hold-out
 
 
