@@ -556,6 +556,12 @@ def test_where_many_local_steps_end_on_clients_of_different_labels(
     assert (np.linalg.norm(gradient) < 1e-3) == optimal
 
 
+def test_fedyogis_second_moment_stays_where_it_is_the_square():
+    """Also where both are 0, as for a weight that no client changes."""
+    v = torch.tensor([0.0, 0.25, 0.25])
+    assert FedYogi(beta2=0.5).second_moment(v, torch.tensor([0.0, 0.25, 1.0])).tolist() == [0.0, 0.25, 0.75]
+
+
 # Client states
 
 
