@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import NoReturn, Protocol, TextIO
+from typing import NoReturn, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,6 +22,7 @@ REMEDIES = {  # what helps where the system refuses something
     errno.EACCES: "make it readable and writable",
     errno.EPERM: "make it readable and writable",
     errno.EIO: "look after the disk",
+    errno.EPIPE: "let its reader read to the end",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs, which have too many files open",
     errno.ENOMEM: "free some memory, raise its limit (ulimit -v), or lower compute.workers",
@@ -123,9 +124,9 @@ def run(main: Callable[[], None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         status = 130
     except (OSError, MemoryError) as error:
-        if _takes_more(sys.stdout) and not _refused(error):
+        if _is_out() and not _refused(error):
             raise
-    sys.exit(status if _takes_more(sys.stdout) else 1)
+    sys.exit(status if _is_out() else 1)
 
 
 def _refused(error: OSError | MemoryError) -> bool:
@@ -138,11 +139,11 @@ def _refused(error: OSError | MemoryError) -> bool:
     return True
 
 
-def _takes_more(stream: TextIO | None) -> bool:
-    """Return whether a stream takes what was written to it; else say so once, and let all of it go nowhere."""
+def _is_out() -> bool:
+    """Return whether all that was printed is out; else say so once, and let the rest go nowhere."""
     try:
-        if stream:
-            stream.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         return True
     except OSError as error:
         print(f"standard output: {error.strerror}", file=sys.stderr)
