@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
@@ -123,6 +123,30 @@ def test_the_papers_split_gives_each_of_100_clients_two_pieces_of_300():
 
 
 # classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "clients", "per_client", "expected"),
+    [
+        (BALANCED, 3, 11, "partition.classes.per_client: 11 exceeds the 10 classes"),
+        (BALANCED, 3, 3, "partition.classes.per_client: 3 clients of 3 hold at most 9 of the 10 classes"),
+        (
+            [0, 0, 0, 1, 1],
+            3,
+            2,
+            "partition.classes: 3 clients share class 1, which has 2 examples; fewer partition.clients would do",
+        ),
+    ],
+)
+def test_classes_says_why_it_cannot_divide(labels: list[int], clients: int, per_client: int, expected: str):
+    settings = partition("classes", clients, classes={"per_client": per_client})
+    assert divided(settings, np.array(labels), 1) == (None, expected)
+
+
+def test_classes_gives_each_of_as_many_clients_as_examples_one():
+    assignment, _ = divided(partition("classes", 2, classes={"per_client": 2}), np.array([0, 0, 1, 1]), 1)
+    assert assignment is not None
+    assert counts_of(assignment, np.array([0, 0, 1, 1]))[:, :2].tolist() == [[1, 1], [1, 1]]
 
 
 @given(st.integers(5, 60), st.integers(2, 10), st.integers(0, 1000))
@@ -282,6 +306,8 @@ def test_feature_turns_to_both_sides(sample: Dataset):
 # The hold-out
 
 
+@example(2, 0.99, 0)  # of two examples, one is held out
+@example(1, 0.99, 0)
 @given(st.integers(1, 300), st.floats(0, 0.99), st.integers(0, 100))
 def test_the_holdout_is_a_part_of_the_clients_examples(n: int, fraction: float, client: int):
     indices = np.arange(7, 7 + n)

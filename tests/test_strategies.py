@@ -3,7 +3,9 @@
 `every` strategy of the table is held to the laws that all share; a new one is, as soon as it is there.
 """
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from fedpipe.federated.strategies.fedavg import FedAvg
 from fedpipe.federated.strategies.fedavgm import FedAvgM
 from fedpipe.federated.strategies.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedpipe.federated.strategies.fedprox import FedProx
+from fedpipe.federated.strategies.fedsgd import FedSGD
+from fedpipe.federated.strategies.qfedavg import QFedAvg
 from fedpipe.models import Model
 from fedpipe.models.logistic import Logistic
 from fedpipe.models.parameters import flat, network_with, parameters_of
@@ -462,10 +466,11 @@ def test_fedprox_with_a_large_mu_stays_where_it_is(folder: Path, test: Path, tmp
     assert np.linalg.norm(weights(held) - start) < 0.5 * np.linalg.norm(weights(free) - start)
 
 
+@pytest.mark.parametrize("mu", [0.6, 1.0])
 @given(st.lists(st.floats(-3, 3), min_size=4, max_size=4), st.lists(st.floats(-3, 3), min_size=4, max_size=4))
-def test_the_gradient_of_the_proximal_term_is_mu_times_the_distance(w: list[float], start: list[float]):
+def test_the_gradient_of_the_proximal_term_is_mu_times_the_distance(mu: float, w: list[float], start: list[float]):
     """mu/2 ‖w - w_t‖² by central differences, which are exact for a parabola."""
-    mu, w0, at = 0.6, np.array(start), np.array(w)
+    w0, at = np.array(start), np.array(w)
     correction = FedProx(mu=mu).correction(context_of(SGD, torch.tensor(start, dtype=torch.float64)))
     assert correction is not None
     found = correction.constant.numpy() + correction.proximal * at
@@ -554,6 +559,21 @@ def test_where_many_local_steps_end_on_clients_of_different_labels(
     gradients = [federation.loss_and_gradient(w, k)[1] for k in range(5)]
     gradient = np.average(gradients, axis=0, weights=sizes) + 0.5 * w
     assert (np.linalg.norm(gradient) < 1e-3) == optimal
+
+
+@pytest.mark.parametrize("told", [{"optimizer": "adam"}, {"optimizer": "sgd", "momentum": 0.9}])
+def test_fedsgd_takes_one_plain_step_whatever_the_clients_are_told(told: dict[str, Any]):
+    kept = {"lr": 0.3, "weight_decay": 0.1, "clip_norm": 2.0}
+    one = LocalTraining.model_validate({"epochs": 1, "batch_size": None, "optimizer": "sgd", "momentum": 0.0} | kept)
+    given = LocalTraining.model_validate({"epochs": 7, "batch_size": 32} | told | kept)
+    assert FedSGD().local_training(given) == one
+
+
+def test_q_fedavg_weighs_a_client_without_any_loss_by_about_nothing():
+    context = replace(context_of(SGD), start_loss=lambda: 0.0)
+    update = QFedAvg(q=0.5).on_client(plain_update(), context, LocalResult(torch.ones(1), 1, None))
+    assert abs(update.delta.item()) == pytest.approx(0, abs=1e-4)
+    assert math.isfinite(update.scalars["h"])
 
 
 def test_fedyogis_second_moment_stays_where_it_is_the_square():
