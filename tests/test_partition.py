@@ -249,6 +249,32 @@ def test_dirichlet_with_quantity_keeps_the_sizes_in_the_mean():
     np.testing.assert_allclose(np.mean(sizes, axis=0), 10_000 * np.array([12, 6, 4, 3]) / 25, rtol=0.05)
 
 
+@pytest.mark.parametrize("scheme", ["dirichlet", "quantity"])
+def test_too_few_examples_for_the_smallest_clients_are_named_with_the_parameter(scheme: str):
+    settings = partition(scheme, 8, **{scheme: {"min_examples": 2000}})
+    expected = f"partition.{scheme}.min_examples: 2000 for each of 8 clients exceeds the 10000 training examples"
+    assert divided(settings, BALANCED, 1) == (None, expected)
+
+
+def test_just_enough_examples_are_enough():
+    assignment = partition("quantity", 8, quantity={"min_examples": 1250}).assign(BALANCED, 1)
+    assert [len(part) for part in assignment] == [1250] * 8
+
+
+def test_dirichlet_takes_the_first_draw_with_enough():
+    """So to ask for as many as the smallest client has changes nothing."""
+    loose = partition("dirichlet", 20, dirichlet={"alpha": 0.5, "min_examples": 30}).assign(BALANCED, 1)
+    strict = partition("dirichlet", 20, dirichlet={"alpha": 0.5, "min_examples": min(map(len, loose))})
+    assert all(np.array_equal(a, b) for a, b in zip(loose, strict.assign(BALANCED, 1), strict=True))
+
+
+def test_quantity_divides_whatever_the_spread():
+    """With sizes of which the largest, taken by itself, would overflow."""
+    weights = Quantity(law="lognormal", sigma=500.0, min_examples=1).weights(10_000, 50, generator(1, "quantity"))
+    assert np.isfinite(weights).all()
+    assert weights.sum() == pytest.approx(1)
+
+
 # feature
 
 
@@ -364,5 +390,6 @@ def test_with_replacement_every_example_is_equally_likely():
 
 
 def test_more_clients_than_examples_are_refused_without_replacement():
-    with pytest.raises(UserError, match=r"^partition\.clients: 11 exceeds the 10 training examples; "):
+    sentence = "11 exceeds the 10 training examples; partition.examples_per_client draws them with replacement"
+    with pytest.raises(UserError, match=rf"^partition\.clients: {sentence}$"):
         Partition(clients=11).assign(np.arange(10), 0)
