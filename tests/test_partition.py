@@ -256,6 +256,14 @@ def test_too_few_examples_for_the_smallest_clients_are_named_with_the_parameter(
     assert divided(settings, BALANCED, 1) == (None, expected)
 
 
+def test_clients_that_would_get_nothing_are_counted():
+    settings = partition("shards+quantity", 20, quantity={"sigma": 3.0})
+    expected = (
+        "partition.scheme: shards+quantity leaves 2 of 20 clients without examples; fewer partition.clients would do"
+    )
+    assert divided(settings, np.repeat(np.arange(10), 20), 1) == (None, expected)
+
+
 def test_just_enough_examples_are_enough():
     assignment = partition("quantity", 8, quantity={"min_examples": 1250}).assign(BALANCED, 1)
     assert [len(part) for part in assignment] == [1250] * 8
