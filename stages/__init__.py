@@ -1,15 +1,16 @@
 """The stages of the pipeline, a module each, which DVC runs."""
 
+import os
+import signal
 import sys
-from types import TracebackType
+from typing import Any, NoReturn
 
 
-def _without_traceback(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Say of Ctrl-C while a stage is still importing what it needs that it was interrupted, and no more."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, traceback)
+def _end(signum: int, frame: Any) -> NoReturn:
+    """End at once on Ctrl-C while a stage still imports what it needs: libraries may make another error of it."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
-sys.excepthook = _without_traceback
+if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a stage starts
+    signal.signal(signal.SIGINT, _end)

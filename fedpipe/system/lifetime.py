@@ -16,11 +16,13 @@ GRACE = 10.0  # seconds that a process which is told to end has to put its thing
 
 
 def end_in_order() -> None:
-    """Let SIGTERM end this process as Ctrl-C does, so that what it has begun is put in order; see `end_with_dvc`.
+    """Let SIGTERM and Ctrl-C end this process so that what it has begun is put in order; see `end_with_dvc`.
 
     To be called in the main thread.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def end_with_dvc() -> None:
