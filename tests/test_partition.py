@@ -251,7 +251,8 @@ def test_dirichlet_with_quantity_keeps_the_sizes_in_the_mean():
 
 @pytest.mark.parametrize("scheme", ["dirichlet", "quantity"])
 def test_too_few_examples_for_the_smallest_clients_are_named_with_the_parameter(scheme: str):
-    settings = partition(scheme, 8, **{scheme: {"min_examples": 2000}})
+    block: dict[str, object] = {"min_examples": 2000}
+    settings = partition(scheme, 8, **{scheme: block})
     expected = f"partition.{scheme}.min_examples: 2000 for each of 8 clients exceeds the 10000 training examples"
     assert divided(settings, BALANCED, 1) == (None, expected)
 
