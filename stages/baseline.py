@@ -32,7 +32,7 @@ def main() -> None:
         files.write_tensors(MODEL, result.parameters)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
         write_so_far(result)
-        files.write_sums(REPORTS / files.SUMS, "epochs.csv", "confusion.csv", "metrics.json")
+        files.write_sums(REPORTS, "epochs.csv", "confusion.csv", "metrics.json")
 
     with console.progress("epochs", experiment.baseline.epochs) as bar:
 

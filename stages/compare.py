@@ -11,28 +11,29 @@ from fedpipe.system import console, files
 
 REPORTS = Path("reports")
 SHARDS = Path("data/shards")
+TRAININGS = {comparison.FEDERATED: "federated", comparison.CENTRALISED: "baseline"}  # the methods' stages
 
 
 def main() -> None:
     settings = read(Compare, at="compare")
-    metrics = {"federated": REPORTS / "federated/metrics.json", "centralised": REPORTS / "baseline/metrics.json"}
-    files.require_sums(REPORTS / "federated" / files.SUMS, "federated")
-    files.require_sums(REPORTS / "baseline" / files.SUMS, "baseline")
-    files.require_sums(SHARDS / files.SUMS, "partition")
-    dataset = comparison.one_dataset(*metrics.values())
+    metrics = {
+        method: comparison.read_metrics(REPORTS / stage / "metrics.json", stage) for method, stage in TRAININGS.items()
+    }
+    dataset = comparison.one_dataset(metrics)
     columns = "dataset", "test_loss", "test_accuracy", "examples_processed"
-    rounds = comparison.read_table(REPORTS / "federated/rounds.csv", "round", *columns)
-    epochs = comparison.read_table(REPORTS / "baseline/epochs.csv", "epoch", *columns)
+    rounds = comparison.read_table(REPORTS / "federated/rounds.csv", "federated", "round", *columns)
+    epochs = comparison.read_table(REPORTS / "baseline/epochs.csv", "baseline", "epoch", *columns)
     columns = "dataset", "method", "actual", "predicted", "examples"
     confusion = pd.concat(
-        comparison.read_table(REPORTS / method / "confusion.csv", *columns) for method in ("federated", "baseline")
+        comparison.read_table(REPORTS / stage / "confusion.csv", stage, *columns) for stage in TRAININGS.values()
     )
-    manifest = comparison.read_table(SHARDS / "manifest.csv", "client", "label_0")
+    manifest = comparison.read_table(SHARDS / "manifest.csv", "partition", "client", "label_0")
 
     curves = comparison.learning_curves(rounds, epochs)
     classes = comparison.class_accuracies(confusion)
     labels = comparison.label_counts(manifest, dataset)
-    table = comparison.compare(curves, settings, comparison.diverged(**metrics))
+    diverged = [method for method, of_method in metrics.items() if of_method["diverged"]]
+    table = comparison.compare(curves, settings, diverged)
 
     files.write_json(REPORTS / "comparison.json", comparison.as_metrics(table))
     files.write_text(REPORTS / "comparison.md", comparison.as_markdown(table, settings))

@@ -36,7 +36,7 @@ def main() -> None:
         files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=result.dataset)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
         write_so_far(result)
-        files.write_sums(REPORTS / files.SUMS, "rounds.csv", "clients.csv", "confusion.csv", "metrics.json")
+        files.write_sums(REPORTS, "rounds.csv", "clients.csv", "confusion.csv", "metrics.json")
 
     with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:
 

@@ -104,12 +104,11 @@ def test_label_counts_are_the_manifests():
     assert table.values.tolist() == [["MNIST", 0, 0, 1], ["MNIST", 0, 1, 2], ["MNIST", 1, 0, 4], ["MNIST", 1, 1, 0]]
 
 
-def test_results_on_different_data_sets_are_not_compared(tmp_path: Path):
-    for name, dataset in (("a.json", "MNIST"), ("b.json", "MNIST sample (5,000 images)")):
-        (tmp_path / name).write_text(json.dumps({"result": {"dataset": dataset}}))
-    assert comparison.one_dataset(tmp_path / "a.json", tmp_path / "a.json") == "MNIST"
-    with pytest.raises(UserError, match="of different data sets: MNIST, MNIST sample"):
-        comparison.one_dataset(tmp_path / "a.json", tmp_path / "b.json")
+def test_results_on_different_data_sets_are_not_compared():
+    full, sample = {"dataset": "MNIST"}, {"dataset": "MNIST sample (5,000 images)"}
+    assert comparison.one_dataset({"federated": full, "centralised": full}) == "MNIST"
+    with pytest.raises(UserError, match=r"^federated and centralised: on different data sets: MNIST, MNIST sample"):
+        comparison.one_dataset({"federated": full, "centralised": sample})
 
 
 TABLES = {

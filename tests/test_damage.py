@@ -143,7 +143,7 @@ def test_a_manifest_leads_to_no_file_outside_its_folder(data: FederatedData):
     text = manifest.read_text().replace("client-00002.safetensors", "../../elsewhere.safetensors")
     manifest.write_text(text)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    (data.clients / "SHA256SUMS").write_text(f"{digest}  manifest.csv\n")
+    (data.clients / files.SUMS).write_text(f"{digest}  manifest.csv\n")
     with pytest.raises(UserError, match=r"elsewhere.safetensors is not a file of this folder"):
         ClientStore(data.clients)
 
@@ -162,23 +162,40 @@ def test_a_client_that_finds_its_examples_damaged_ends_the_run_in_a_line(data: F
 @pytest.mark.parametrize("file", ["rounds.csv", "metrics.json", files.SUMS])
 def test_reports_that_a_stage_reads_are_those_that_were_written(damage: Damage, file: str, tmp_path: Path):
     files.write_table(tmp_path / "rounds.csv", [{"round": number, "test_accuracy": 0.5} for number in range(1, 50)])
-    files.write_json(tmp_path / "metrics.json", {"federated": {"rounds": 49, "accuracy": 0.5}})
-    files.write_sums(tmp_path / files.SUMS, "rounds.csv", "metrics.json")
-    files.require_sums(tmp_path / files.SUMS, "federated")
+    metrics = {"dataset": "MNIST", "accuracy": 0.5, "diverged": False}
+    files.write_json(tmp_path / "metrics.json", {"federated": metrics})
+    files.write_sums(tmp_path, "rounds.csv", "metrics.json")
+
+    def read() -> tuple[int, float]:
+        rounds = comparison.read_table(tmp_path / "rounds.csv", "federated", "round")
+        return len(rounds), comparison.read_metrics(tmp_path / "metrics.json", "federated")["accuracy"]
+
+    assert read() == (49, 0.5)
     damage(tmp_path / file)
     with pytest.raises(UserError) as error:
-        files.require_sums(tmp_path / files.SUMS, "federated")
+        read()
     said_of(tmp_path / file, error)
 
 
-@pytest.mark.parametrize("damage", [junk, emptied, a_folder])
-def test_a_table_that_is_none_is_named(damage: Damage, tmp_path: Path):
+@pytest.mark.parametrize("text", ["", "round\n", "epoch\n1\n", '"round\n1\n', "round\n1,2\n3,4,5\n"])
+def test_a_table_that_is_none_is_named(text: str, tmp_path: Path):
     """Even if somebody made it with a right checksum."""
     path = tmp_path / "rounds.csv"
-    files.write_table(path, [{"round": 1}])
-    damage(path)
+    files.write_text(path, text)
+    files.write_sums(tmp_path, path.name)
     with pytest.raises(UserError) as error:
-        comparison.read_table(path, "round")
+        comparison.read_table(path, "federated", "round")
+    said_of(path, error)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "{}", '{"federated": 7}', '{"federated": {"dataset": "MNIST"}}'])
+def test_metrics_that_are_none_are_named(text: str, tmp_path: Path):
+    """Even if somebody made them with a right checksum."""
+    path = tmp_path / "metrics.json"
+    files.write_text(path, text)
+    files.write_sums(tmp_path, path.name)
+    with pytest.raises(UserError) as error:
+        comparison.read_metrics(path, "federated")
     said_of(path, error)
 
 

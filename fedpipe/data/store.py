@@ -16,10 +16,9 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fedpipe.system.files import (
-    SUMS,
+    read_summed,
     reading,
     replacing,
-    require_sums,
     sha256_of_tensors,
     write_sums,
     write_table,
@@ -41,15 +40,14 @@ class ClientStore:
         """Read the manifest, and no example.
 
         Raises:
-            UserError: there is no manifest.
+            UserError: the manifest is missing, or is not what was written.
         """
         self._files: list[Path] = []
         rows: list[tuple[int, int, int, int]] = []  # file, start, examples, held out
         self._sha256: list[str] = []
-        manifest = folder / MANIFEST
-        with reading(manifest, "partition"):
-            require_sums(folder / SUMS, "partition")
-            lines = csv.reader(manifest.read_text(encoding="utf-8").splitlines())
+        text = read_summed(folder / MANIFEST, "partition")
+        with reading(folder / MANIFEST, "partition"):
+            lines = csv.reader(text.splitlines())
             columns = ("file", "start", "examples", "held_out", "sha256")
             name, start, examples, held_out, sha256 = map(next(lines).index, columns)
             number: dict[str, int] = {}
@@ -119,7 +117,7 @@ def open_store(folder: Path) -> ClientStore:
     """Return the store in a folder; its manifest is read once in a process, unless it changes.
 
     Raises:
-        UserError: there is no manifest.
+        UserError: as `ClientStore`.
     """
     try:
         changed = (folder / MANIFEST).stat().st_mtime_ns
@@ -184,7 +182,7 @@ def write(
             group_images, group_labels = (torch.cat(part) for part in zip(*group, strict=True))
             write_tensors(new / file, {"images": group_images, "labels": group_labels})
         write_table(new / MANIFEST, rows)
-        write_sums(new / SUMS, MANIFEST)
+        write_sums(new, MANIFEST)
 
 
 def label_counts(assignment: Sequence[np.ndarray], labels: np.ndarray, classes: int) -> np.ndarray:

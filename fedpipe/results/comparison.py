@@ -1,6 +1,8 @@
 """Tables that compare federated with centralised training, made from the reports of both, without model or data."""
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from pydantic import Field
 
 from fedpipe.config.section import Section
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import read_json, reading
+from fedpipe.system.files import read_summed, reading
 
 CLIENTS_SHOWN = 100  # evenly spaced in a larger population: more would make neither table nor picture clearer
 
@@ -173,23 +175,38 @@ def as_markdown(table: pd.DataFrame, settings: Compare) -> str:
     return "\n".join(lines)
 
 
-def diverged(**reports: Path) -> list[str]:
-    """Return the methods whose metrics file says that training diverged."""
-    return [method for method, report in reports.items() if _result(report, "diverged")]
+def read_metrics(path: Path, stage: str) -> dict[str, Any]:
+    """Return the figures in the metrics file of a training.
+
+    Args:
+        path: a JSON file.
+        stage: that writes it.
+
+    Raises:
+        UserError: the file is missing, or is not what was written.
+    """
+    text = read_summed(path, stage)
+    with reading(path, stage):
+        [metrics] = dict(json.loads(text)).values()
+        if missing := [key for key in ("dataset", "diverged") if key not in metrics]:
+            raise ValueError(f"no {missing[0]}")
+        return metrics
 
 
-def read_table(path: Path, *columns: str) -> pd.DataFrame:
-    """Return a table of a report.
+def read_table(path: Path, stage: str, *columns: str) -> pd.DataFrame:
+    """Return a table that a stage wrote.
 
     Args:
         path: a CSV file.
+        stage: that writes it.
         columns: which it must have.
 
     Raises:
-        UserError: the file is missing, or is no such table.
+        UserError: the file is missing, or is not what was written.
     """
-    with reading(path):
-        table = pd.read_csv(path)
+    text = read_summed(path, stage)
+    with reading(path, stage):
+        table = pd.read_csv(StringIO(text))
         if missing := [column for column in columns if column not in table]:
             raise ValueError(f"no column {missing[0]}")
         if table.empty:
@@ -197,24 +214,20 @@ def read_table(path: Path, *columns: str) -> pd.DataFrame:
         return table
 
 
-def one_dataset(*reports: Path) -> str:
-    """Return the name of the data set that all these metrics files are about.
+def one_dataset(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the name of the data set that all these metrics are about.
+
+    Args:
+        metrics: of each method.
 
     Raises:
         UserError: they name different data sets, so that a comparison would mislead.
     """
-    names = {str(_result(report, "dataset")) for report in reports}
+    names = {str(of_method["dataset"]) for of_method in metrics.values()}
     if len(names) > 1:
-        files = " and ".join(map(str, reports))
-        raise UserError(f"{files}: of different data sets: {', '.join(sorted(names))}; `dvc repro` makes both anew")
+        methods = " and ".join(metrics)
+        raise UserError(f"{methods}: on different data sets: {', '.join(sorted(names))}; `dvc repro` trains both anew")
     return names.pop()
-
-
-def _result(report: Path, key: str) -> Any:
-    """Return a value of the only result in a metrics file."""
-    with reading(report):
-        [result] = read_json(report).values()
-        return result[key]
 
 
 def _counted(number: int, unit: str) -> str:

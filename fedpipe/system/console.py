@@ -126,6 +126,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except (OSError, MemoryError) as error:
         if _is_out() and not _refused(error):
             raise
+        sys.exit(1)
     sys.exit(status if _is_out() else 1)
 
 

@@ -171,33 +171,35 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_sums(path: str | Path, *names: str) -> None:
-    """Write the SHA-256 of files of the same folder, in the form that `sha256sum --check` reads."""
-    folder = Path(path).parent
-    write_text(path, "".join(f"{sha256_of_file(folder / name)}  {name}\n" for name in names))
+def write_sums(folder: str | Path, *names: str) -> None:
+    """Write the SHA-256 of files of a folder into it, in the form that `sha256sum --check` reads."""
+    folder = Path(folder)
+    write_text(folder / SUMS, "".join(f"{sha256_of_file(folder / name)}  {name}\n" for name in names))
 
 
-def require_sums(path: str | Path, stage: str) -> None:
-    """Require that files are those whose SHA-256 `write_sums` wrote.
+def read_summed(path: str | Path, stage: str) -> str:
+    """Return the text of a file, which is the one whose SHA-256 `write_sums` wrote into its folder.
 
     Args:
-        path: what it wrote.
-        stage: that writes the files.
+        path: the file.
+        stage: that writes it and the sums.
 
     Raises:
-        UserError: one of them, or the file with the sums, is missing or is not what was written.
+        UserError: the file or the sums are missing, or are not what was written.
     """
     path = Path(path)
     with reading(path, stage):
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+    with reading(path.with_name(SUMS), stage):
+        text = path.with_name(SUMS).read_text(encoding="utf-8")
         lines = [re.fullmatch(r"([0-9a-f]{64})  ([^/]+)", line) for line in text.splitlines()]
         sums = {line[2]: line[1] for line in lines if line}
         if not sums or len(sums) < len(lines):
             raise ValueError("no SHA-256 sums")
-    for name, sha256 in sums.items():
-        with reading(path.with_name(name), stage):
-            if sha256_of_file(path.with_name(name)) != sha256:
-                raise ValueError(f"it is not what {path.name} says was written")
+    with reading(path, stage):
+        if hashlib.sha256(content).hexdigest() != sums.get(path.name):
+            raise ValueError(f"it is not what {SUMS} says was written")
+        return content.decode()
 
 
 def sha256_of_file(path: str | Path) -> str:
