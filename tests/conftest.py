@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from fedpipe.data import store
 from fedpipe.data.datasets import Dataset, save
@@ -16,6 +16,7 @@ from fedpipe.system.randomness import generator
 from tests.federations import SIZES
 
 settings.register_profile("fedpipe", deadline=None)  # how long a test takes is the machine's matter
+settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phase.generate])  # to shrink takes minutes
 settings.load_profile("fedpipe")
 
 ROOT = Path(__file__).parent.parent

@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpipe.federated.aggregation import AGGREGATORS, Aggregator, Collected, Collecting, ExactSum, Mean, Refused
-from fedpipe.federated.aggregation.mean import MEANS, SUMS
+from fedpipe.federated.aggregation.mean import CAPACITY, MEANS, SUMS
 from fedpipe.federated.messages import Aggregate, ClientReport, Message, Update
 from fedpipe.system.errors import UserError
+
+
+TOO_LARGE = r"^training diverges: the sum of the updates is too large; a smaller local\.lr might do$"
 
 
 class Median(Collecting):
@@ -93,12 +96,12 @@ def test_the_mean_of_equal_updates_is_that_update(examples: list[int], value: fl
 def test_neither_order_nor_grouping_nor_the_tree_changes_a_bit(
     aggregator: Aggregator, clients: list[tuple[int, list[float], float]], data: st.DataObject
 ):
-    """Partial sums of any clients, merged two at a time in any order, each sent on as bytes or not."""
+    """Partial sums of any clients, or of none, merged two at a time in any order, each sent on as bytes or not."""
     updates = cohort_of(clients)
     expected = aggregator.result(summed(aggregator, updates))
     order = data.draw(st.permutations(updates))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(order)))) | {0, len(order)})
-    sums = [summed(aggregator, order[start:stop]) for start, stop in pairwise(cuts)]
+    sums = [aggregator.empty(), *(summed(aggregator, order[start:stop]) for start, stop in pairwise(cuts))]
     while len(sums) > 1:
         one = sums.pop(data.draw(st.integers(0, len(sums) - 1)))
         other = sums.pop(data.draw(st.integers(0, len(sums) - 1)))
@@ -159,8 +162,15 @@ def test_a_sum_that_would_leave_its_range_is_an_error_and_never_wraps():
     """Only sums without weights can come there: weights add up to 1."""
     large = [update(k, 0.001, [0.0], sums={"s": torch.tensor([SUMS.limit / 2])}) for k in range(2000)]
     assert Mean().result(summed(Mean(), large[:500])).sums["s"].item() == 500 * SUMS.limit / 2
-    with pytest.raises(UserError, match="training diverges: the sum of the updates is too large"):
+    with pytest.raises(UserError, match=TOO_LARGE):
         summed(Mean(), large)
+
+
+def test_a_sum_leaves_its_range_where_the_largest_numbers_add_up_to_its_capacity():
+    half = ExactSum(largest=CAPACITY // 2)
+    assert Mean().merge(half, ExactSum(largest=CAPACITY // 2 - 1)).largest == CAPACITY - 1
+    with pytest.raises(UserError, match=TOO_LARGE):
+        Mean().merge(half, half)
 
 
 def test_adding_changes_no_update():

@@ -6,6 +6,7 @@ Real limits, and real small disks where this process may mount one. The sample s
 import hashlib
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -107,9 +108,9 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def ended(stage: str, folder: Path, *, under: str = "true") -> subprocess.CompletedProcess[str]:
-    """A stage that ran after a shell command."""
-    command = f"{under}; exec {shlex.quote(sys.executable)} -m stages.{stage}"
+def ended(stage: str, folder: Path, *, under: str = "true", by: str = "") -> subprocess.CompletedProcess[str]:
+    """A stage that ran after a shell command, and was started by another."""
+    command = f"{under}; exec {by} {shlex.quote(sys.executable)} -m stages.{stage}"
     return subprocess.run(["/bin/bash", "-c", command], cwd=folder, text=True, capture_output=True)
 
 
@@ -181,6 +182,41 @@ def test_on_a_read_only_disk_a_stage_ends_with_every_file_as_it_was(stage: str, 
         is_a_line(done)
         assert "Read-only file system; make it writable" in done.stderr
         assert hashes(here) == expected
+
+
+PERMITTED = "setpriv --bounding-set=-dac_override,-dac_read_search" if os.geteuid() == 0 else ""  # root always is
+CLOSED = {  # what may not be read or written
+    "check": ["params.yaml"],
+    "download": ["data/mnist"],
+    "partition": ["data", "data/mnist/dataset.json", "data/mnist/train.safetensors"],
+    "federated": ["data/mnist/test.safetensors", "data/shards", "data/shards/client-00002.safetensors", "models"],
+    "baseline": ["data/mnist/train.safetensors", ".fedpipe/checkpoints"],
+    "compare": ["reports/federated/rounds.csv", "reports/baseline", "reports/figures"],
+}
+
+
+@slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_without_permission_a_stage_ends_in_a_line_with_every_file_as_it_was(stage: str, project: Path, tmp_path: Path):
+    if PERMITTED and not shutil.which("setpriv"):
+        pytest.skip("root is permitted everything")
+    here = tmp_path / "project"
+    shutil.copytree(project, here, ignore=shutil.ignore_patterns(".git"))
+    expected = hashes(here)
+    for name in CLOSED[stage]:
+        for mode in (0o000, 0o555) if (here / name).is_dir() else (0o000,):
+            before = (here / name).stat().st_mode
+            (here / name).chmod(mode)
+            done = ended(stage, here, by=PERMITTED)
+            (here / name).chmod(before)
+            if done.returncode == 0 and mode == 0o555:
+                continue  # it only reads what is there
+            assert done.returncode == 1, done.stderr
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+            assert re.search(rf"{re.escape(name)}\b.*: Permission denied; make it (a )?readable", done.stderr), (
+                done.stderr
+            )
+            is_whole(here, expected)
 
 
 LIMITS = {

@@ -110,7 +110,7 @@ def _load(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: not there; run from the folder that holds it") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}; make it a readable file") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line} is not UTF-8, in which it must be written") from None

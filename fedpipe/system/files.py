@@ -4,6 +4,7 @@ Tensors are stored as safetensors, tables as CSV and results as JSON, which need
 """
 
 import csv
+import errno
 import glob
 import hashlib
 import json
@@ -64,7 +65,8 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
         with suppress(OSError):
             if time.time() - old.stat().st_mtime > FORGOTTEN:
                 shutil.rmtree(old)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
+    with naming(parent):
+        scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
     try:
         yield scratch
     finally:
@@ -99,10 +101,13 @@ def reading(path: str | Path, stage: str = "", *, part_of: Path | None = None) -
     try:
         if not S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a client reads in a third of the time that pathlib takes
             raise UserError(f"{path}: no file; {remedy}")
+        if not os.access(path, os.R_OK):  # of which safetensors says that it is not there
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: not there; {remedy if part_of else f'{command} makes it'}") from None
     except OSError as error:
+        remedy = "make it readable" if isinstance(error, PermissionError) else remedy
         raise UserError(f"{path}: cannot be read: {error.strerror or error}; {remedy}") from None
     except (SafetensorError, ValueError, LookupError, TypeError, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
