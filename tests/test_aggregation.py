@@ -16,7 +16,6 @@ from fedpipe.federated.aggregation.mean import CAPACITY, MEANS, SUMS
 from fedpipe.federated.messages import Aggregate, ClientReport, Message, Update
 from fedpipe.system.errors import UserError
 
-
 TOO_LARGE = r"^training diverges: the sum of the updates is too large; a smaller local\.lr might do$"
 
 
