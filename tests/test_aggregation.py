@@ -1,6 +1,7 @@
 """Aggregators are sums that can be made anywhere: exact, in any order and grouping."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -172,10 +173,19 @@ def test_a_sum_leaves_its_range_where_the_largest_numbers_add_up_to_its_capacity
         Mean().merge(half, half)
 
 
-def test_adding_changes_no_update():
-    one = update(0, 0.5, [1.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adding_changes_no_update(dtype: torch.dtype):
+    one = replace(update(0, 0.5, []), delta=torch.tensor([1.0, 2.0], dtype=dtype))
     summed(Mean(), [one, one])
     assert one.delta.tolist() == [1.0, 2.0]
+
+
+def test_the_mean_is_of_the_updates_that_came():
+    """Whose weights need not add up to 1."""
+    mean = mean_of(
+        [update(k, 0.125, [x], buffers={"b": torch.tensor([x])}, scalars={"x": x}) for k, x in enumerate((1.0, 4.0))]
+    )
+    assert (mean.delta.item(), mean.buffers["b"].item(), mean.scalars["x"]) == (2.5, 2.5, 2.5)
 
 
 def test_a_sum_is_a_message():
