@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,6 +229,31 @@ def test_processes_end_with_their_engine():
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
+
+
+def products(shared: torch.Tensor, tasks: Iterable[int]) -> int:
+    return sum(int((shared @ shared.T).shape[0] > task) for task in tasks)
+
+
+def test_a_process_that_is_forked_when_threads_have_just_ended_can_compute():
+    """Where threads are only joined, a matrix product in the child waits for ever, one time in four."""
+    matrix = torch.ones(64, 512)
+    for _ in range(40):
+        with compute("threads").start() as run_tasks:
+            list(run_tasks(products, matrix, range(8)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of fork and threads, from Python 3.12 on
+            child = os.fork()
+        if not child:
+            products(matrix, [0])
+            os._exit(0)
+        end = time.monotonic() + 20
+        while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+            time.sleep(0.001)
+        if not ended[0]:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert ended == (child, 0)
 
 
 def dies_at_three(shared: None, tasks: Iterable[int]) -> None:

@@ -1,5 +1,6 @@
 """Threads of this process: nothing to start, nothing to copy; torch releases the interpreter while it computes."""
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -9,7 +10,7 @@ from typing import Any
 
 from fedpipe.engines.base import Engine, RunTasks
 from fedpipe.system.forked import for_a_while
-from fedpipe.system.machine import cores, train_on_threads
+from fedpipe.system.machine import cores, train_on_threads, wait_for_end
 
 
 class Threads(Engine):
@@ -18,8 +19,14 @@ class Threads(Engine):
     @contextmanager
     def start(self, workers: int | None) -> Iterator[RunTasks]:
         workers = workers or cores()
-        # One torch thread each: float sums depend on how torch splits them, and workers would fight for cores.
-        pool = ThreadPoolExecutor(workers, "worker", initializer=train_on_threads, initargs=(1,))
+        threads: list[int] = []
+
+        def begin() -> None:
+            threads.append(threading.get_native_id())
+            # One torch thread each: float sums depend on how torch splits them, and workers would fight for cores.
+            train_on_threads(1)
+
+        pool = ThreadPoolExecutor(workers, "worker", initializer=begin)
 
         def run_tasks(job: Any, shared: Any, tasks: Any, /) -> Iterator[Any]:
             left = deque(tasks)
@@ -50,3 +57,4 @@ class Threads(Engine):
             yield run_tasks
         finally:
             pool.shutdown()
+            wait_for_end(threads)  # a process may be forked next

@@ -2,8 +2,10 @@
 
 import ctypes
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -22,6 +24,20 @@ def train_on_threads(threads: int) -> None:
     """
     torch.set_num_threads(threads)
     _keep_freed_memory()
+
+
+def wait_for_end(threads: Iterable[int]) -> None:
+    """Wait until threads that Python has joined have ended for the system too (Linux; elsewhere nobody forks).
+
+    At a thread's end, torch's matrix products free memory under a lock. A process that is forked in that moment would
+    wait for it for ever, and Python's own waiting ends before.
+
+    Args:
+        threads: by the system's numbers.
+    """
+    for thread in threads:
+        while Path(f"/proc/self/task/{thread}").exists():
+            time.sleep(0.0005)
 
 
 @contextmanager
