@@ -1,6 +1,5 @@
 """Read params.yaml into sections. A mistake is one line: the file, the dotted path, the value, what would work."""
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.tokens import (
     AliasToken,
@@ -22,6 +20,7 @@ from ruamel.yaml.tokens import (
     FlowSequenceStartToken,
 )
 
+from fedpipe.config.mistakes import mistakes, one_line
 from fedpipe.config.section import Section
 from fedpipe.system import console
 from fedpipe.system.errors import ParameterError, UserError
@@ -29,7 +28,7 @@ from fedpipe.system.lifetime import DVC, end_in_order, end_with_dvc
 
 PARAMS = Path("params.yaml")
 RESTORE = "the results that DVC removed before this stage come back with `git checkout reports && dvc checkout`"
-LONGEST, DEEPEST, SHOWN = 1_000_000, 20, 120  # characters of a file, blocks within blocks, characters of a value
+LONGEST, DEEPEST = 1_000_000, 20  # characters of a file, blocks within blocks
 FLOW_STARTS = FlowMappingStartToken, FlowSequenceStartToken
 FLOW_ENDS = FlowMappingEndToken, FlowSequenceEndToken
 
@@ -59,8 +58,7 @@ def read(section: type[S], *, at: str = "", only_its_fields: bool = False, path:
         # Through JSON, so that strict types still accept a mapping for a nested section.
         return section.model_validate_json(json.dumps(_with_text_keys(value), default=str))
     except ValidationError as error:
-        lines = (_explain(details, section, at) for details in error.errors())
-        raise UserError("\n".join(f"{path}: {line}" for line in lines)) from None
+        raise UserError("\n".join(f"{path}: {line}" for line in mistakes(error, section, at))) from None
 
 
 def _with_text_keys(value: Any) -> Any:
@@ -117,10 +115,10 @@ def _load(path: Path) -> Any:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = _one_line(getattr(error, "problem", None) or error)
+        problem = one_line(getattr(error, "problem", None) or error)
         raise UserError(f"{path}: not valid YAML{where}: {problem}") from None
     except (ValueError, ArithmeticError, TypeError, LookupError) as error:  # of a value such as a date or a huge number
-        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from None
+        raise UserError(f"{path}: not valid YAML: {one_line(error)}") from None
 
 
 def _too_much(text: str) -> str:
@@ -135,64 +133,3 @@ def _too_much(text: str) -> str:
         if depth > DEEPEST:
             return f"{where}: blocks within blocks, more than {DEEPEST} deep"
     return ""
-
-
-def _one_line(value: object) -> str:
-    """Return what is said of a value on one line, and not all of it if it is long."""
-    text = " ".join(str(value).split())
-    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-
-
-def _explain(details: ErrorDetails, section: type[Section], at: str) -> str:
-    """Turn one of pydantic's errors into one line: dotted path, value, what would work."""
-    names = [_one_line(name) for name in details["loc"]]
-    path = ".".join([at, *names] if at else names) or "the file"
-    value, context = details["input"], details.get("ctx", {})
-    shown = _one_line(json.dumps(value, default=str, ensure_ascii=False))
-    match details["type"]:
-        case "extra_forbidden":
-            known = _keys(section, names[:-1])
-            near = difflib.get_close_matches(names[-1], known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            return f"{path}: unknown key; {hint}known: {', '.join(known)}"
-        case "missing":
-            return f"{path}: missing"
-        case "literal_error":
-            return f"{path}: {shown} is not one of {context['expected'].replace(' or ', ', ')}"
-        case "int_type" | "int_parsing" | "int_from_float":
-            return f"{path}: {shown} is not a whole number"
-        case "float_type" | "float_parsing":
-            return f"{path}: {shown} is not a number"
-        case "finite_number":
-            return f"{path}: {shown} is not a finite number"
-        case "bool_type" | "bool_parsing":
-            return f"{path}: {shown} is not true or false"
-        case "string_type":
-            return f"{path}: {shown} is not text"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"{path}: {shown} is not a block of keys; known: {', '.join(_keys(section, names))}"
-        case "greater_than":
-            return f"{path}: {shown} must be greater than {context['gt']:g}"
-        case "greater_than_equal":
-            return f"{path}: {shown} must be at least {context['ge']:g}"
-        case "less_than":
-            return f"{path}: {shown} must be less than {context['lt']:g}"
-        case "less_than_equal":
-            return f"{path}: {shown} must be at most {_number(context['le'])}"
-        case "value_error" if isinstance(value, dict):  # of keys that contradict each other
-            return f"{path}.{details['msg'].removeprefix('Value error, ')}"
-        case _:
-            return f"{path}: {shown}: {details['msg'].removeprefix('Value error, ')}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
-def _keys(section: type[Section], names: list[str]) -> list[str]:
-    """Return the keys that the block at `names` may hold."""
-    kind: Any = section
-    for name in names:
-        kind = kind.model_fields[name].annotation
-    return list(kind.model_fields)
