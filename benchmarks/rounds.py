@@ -82,7 +82,7 @@ def _rounds(cell: Cell, lr: float, limit: int, data: FederatedData) -> tuple[int
     )
     model, compute = ModelChoice(name=cell.model), Compute(device="cpu")
     result = run(Experiment(seed=SEED, model=model, federated=settings, compute=compute), data)
-    return len(result.rounds), result.test.accuracy
+    return len(result.history), result.test.accuracy
 
 
 def as_markdown(table: pd.DataFrame) -> str:

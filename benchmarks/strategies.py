@@ -138,7 +138,7 @@ def _accuracy(training: Run) -> dict[str, Any]:
     experiment = Experiment(seed=training.seed, model=ModelChoice(name="2nn"), federated=settings, compute=compute)
     with tempfile.TemporaryDirectory(dir=training.folder) as states:
         result = run(experiment, data_in(training.folder), states=Path(states))
-    accuracies = [done.test.accuracy for done in result.rounds if done.test]
+    accuracies = [done.test.accuracy for done in result.history if done.test]
     return training.row() | {"accuracy": sum(accuracies[-LAST:]) / LAST, "best": max(accuracies)}
 
 

@@ -1,0 +1,39 @@
+"""Federated learning as a reproducible pipeline; from Python, `fedpipe.run`.
+
+What is exported here is imported when it is asked for, so that whoever needs little starts fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedpipe.data.partition.base import Partitioner
+    from fedpipe.experiment import Experiment
+    from fedpipe.federated.aggregation import Aggregator
+    from fedpipe.federated.strategies import Strategy
+    from fedpipe.federated.transforms import Transform
+    from fedpipe.interactive import Result, run
+    from fedpipe.models import Model
+
+__all__ = ["Aggregator", "Experiment", "Model", "Partitioner", "Result", "Strategy", "Transform", "run"]
+
+_HOMES = {
+    "Aggregator": "fedpipe.federated.aggregation",
+    "Experiment": "fedpipe.experiment",
+    "Model": "fedpipe.models",
+    "Partitioner": "fedpipe.data.partition.base",
+    "Result": "fedpipe.interactive",
+    "Strategy": "fedpipe.federated.strategies",
+    "Transform": "fedpipe.federated.transforms",
+    "run": "fedpipe.interactive",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

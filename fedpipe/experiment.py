@@ -50,21 +50,21 @@ class Result:
     dataset: str  # its name
     classes: int
     state: ServerState
-    rounds: tuple[Round, ...]
+    history: tuple[Round, ...]
 
     @property
     def test(self) -> Evaluation:
         """The evaluation on the test set of the last model that was evaluated, which in the end is the last one."""
-        return next(round.test for round in reversed(self.rounds) if round.test)
+        return next(round.test for round in reversed(self.history) if round.test)
 
     def round_rows(self) -> list[dict[str, Any]]:
         """Return the rows of rounds.csv."""
-        processed = accumulate(round.examples_processed for round in self.rounds)
-        return [round.row() | {"examples_processed": n} for round, n in zip(self.rounds, processed, strict=True)]
+        processed = accumulate(round.examples_processed for round in self.history)
+        return [round.row() | {"examples_processed": n} for round, n in zip(self.history, processed, strict=True)]
 
     def client_rows(self) -> list[dict[str, Any]]:
         """Return the rows of clients.csv."""
-        return [vars(client) for round in self.rounds for client in round.clients]
+        return [vars(client) for round in self.history for client in round.clients]
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures that experiments are compared by."""
@@ -73,11 +73,11 @@ class Result:
             "accuracy": self.test.accuracy,
             "loss": self.test.loss,
             "diverged": self.state.diverged,
-            "rounds": len(self.rounds),
-            "skipped_rounds": sum(round.skipped for round in self.rounds),
-            "examples_processed": sum(round.examples_processed for round in self.rounds),
-            "bytes_down": sum(round.bytes_down for round in self.rounds),
-            "bytes_up": sum(round.bytes_up for round in self.rounds),
+            "rounds": len(self.history),
+            "skipped_rounds": sum(round.skipped for round in self.history),
+            "examples_processed": sum(round.examples_processed for round in self.history),
+            "bytes_down": sum(round.bytes_down for round in self.history),
+            "bytes_up": sum(round.bytes_up for round in self.history),
         }
 
 

@@ -41,11 +41,11 @@ def main() -> None:
     with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:
 
         def resumed(result: Result) -> None:
-            console.say(f"interrupted before: going on after round {len(result.rounds)} of {settings.rounds}")
-            bar.advance(len(result.rounds) * settings.clients_per_round)
+            console.say(f"interrupted before: going on after round {len(result.history)} of {settings.rounds}")
+            bar.advance(len(result.history) * settings.clients_per_round)
 
         def report(result: Result) -> None:
-            round = result.rounds[-1]
+            round = result.history[-1]
             for line in _events(round, settings):
                 console.say(line)
             bar.report(f"round {round.number}", round.test, round.examples_processed)
@@ -60,8 +60,8 @@ def main() -> None:
         )  # fmt: skip
     if result.state.diverged:
         console.say(f"training has diverged: the test loss is {result.test.loss:g}; {REMEDY}")
-    if len(result.rounds) < settings.rounds:
-        console.say(f"stopped early, after round {len(result.rounds)} of {settings.rounds}")
+    if len(result.history) < settings.rounds:
+        console.say(f"stopped early, after round {len(result.history)} of {settings.rounds}")
 
 
 def _events(round: Round, settings: Federated) -> list[str]:

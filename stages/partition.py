@@ -9,6 +9,7 @@ from fedpipe.config.section import Section, Seed
 from fedpipe.data import datasets, store
 from fedpipe.data.partition import Partition
 from fedpipe.data.partition.skew import skew
+from fedpipe.data.shards import write_shards
 from fedpipe.system import console, files
 
 MNIST = Path("data/mnist")
@@ -28,23 +29,11 @@ def main() -> None:
     seed, partition = settings.seed, settings.partition
     dataset = datasets.describe(MNIST / "dataset.json")
     train = datasets.load(MNIST / "train.safetensors")
-    labels = train.labels.numpy()
 
-    parts = [partition.hold_out(indices, client, seed) for client, indices in enumerate(partition.assign(labels, seed))]
-    assignment, held_out = [training for training, _ in parts], [testing for _, testing in parts]
     with console.progress("clients", partition.clients) as bar:
-        store.write(
-            OUT,
-            train.images,
-            train.labels,
-            assignment,
-            dataset.classes,
-            held_out=held_out,
-            appearance=lambda images, client: partition.appearance(images, client, seed),
-            on_client=bar.advance,
-        )
-    sizes = [len(indices) for indices in assignment]
-    figures = skew(store.label_counts(assignment, labels, dataset.classes))
+        training, held_out = write_shards(OUT, train, dataset.classes, partition, seed, on_client=bar.advance)
+    sizes = [len(indices) for indices in training]
+    figures = skew(store.label_counts(training, train.labels.numpy(), dataset.classes))
     metrics = {
         "dataset": dataset.name,
         "clients": partition.clients,

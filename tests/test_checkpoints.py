@@ -73,7 +73,7 @@ def interrupted(
         try:
             result = run(
                 experiment_of(**setting), data, checkpoint=checkpoint, on_clients=count,
-                on_resume=lambda result: resumed.append(len(result.rounds)),
+                on_resume=lambda result: resumed.append(len(result.history)),
             )  # fmt: skip
         except Interruption:
             continue
@@ -204,7 +204,7 @@ def test_no_run_goes_on_from_another_ones_checkpoint(change: dict[str, Any], fol
     setting: dict[str, Any] = {"model": Logistic(), "local": SGD, "compute": compute("threads")}
 
     def end(result: Result) -> None:
-        if len(result.rounds) == 2:
+        if len(result.history) == 2:
             raise Interruption
 
     with pytest.raises(Interruption):
@@ -222,7 +222,7 @@ def test_how_it_is_computed_makes_no_other_run(folder: Path, test: Path, tmp_pat
     setting: dict[str, Any] = {"model": Logistic(), "local": SGD}
 
     def end(result: Result) -> None:
-        if len(result.rounds) == 2:
+        if len(result.history) == 2:
             raise Interruption
 
     whole = run(experiment_of(**setting, compute=compute("threads")), data)
@@ -232,7 +232,7 @@ def test_how_it_is_computed_makes_no_other_run(folder: Path, test: Path, tmp_pat
     result = run(
         experiment_of(**setting, compute=compute("processes")), data, checkpoint=tmp_path, on_resume=resumed.append
     )
-    assert [len(each.rounds) for each in resumed] == [1]
+    assert [len(each.history) for each in resumed] == [1]
     assert outcome(result) == outcome(whole)
 
 

@@ -233,7 +233,7 @@ def test_a_run_whose_clients_states_are_damaged_begins_anew_when_they_are_delete
     expected = run(experiment, data)
 
     def interrupt(result: Result) -> None:
-        if len(result.rounds) == 2:
+        if len(result.history) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

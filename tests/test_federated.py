@@ -292,7 +292,7 @@ def test_a_cohort_larger_than_the_population_is_refused(folder: Path, test: Path
 def test_a_run_is_its_rounds(folder: Path, test: Path):
     seen: list[int] = []
     data = FederatedData(dataset=test.parent, clients=folder)
-    result = run(experiment_of(rounds=2), data, on_round=lambda result: seen.append(result.rounds[-1].number))
+    result = run(experiment_of(rounds=2), data, on_round=lambda result: seen.append(result.history[-1].number))
     assert isinstance(result, Result)
     assert seen == [1, 2]
     [_, (state, last)] = federate(folder, test, rounds=2)

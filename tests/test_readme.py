@@ -1,6 +1,7 @@
 """What the README tells a newcomer to write works."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,15 @@ def test_each_strategy_stands_in_its_table(name: str):
 @pytest.mark.parametrize("scheme", [*PARTITIONERS, *JOINED])
 def test_each_scheme_stands_in_its_table(scheme: str):
     assert re.search(rf"^\| `{scheme}` \|", README, re.MULTILINE)
+
+
+def test_the_python_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    [code] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "fedpipe.run(" in code]
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert len(scope["result"].rounds) == 3
+    assert scope["result"].accuracy > 0.9
 
 
 def test_every_command_sets_parameters_that_there_are():

@@ -10,6 +10,7 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
+import fedpipe
 from tests.conftest import ROOT
 
 STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
@@ -33,7 +34,7 @@ CODE = {
     for package in ("fedpipe", "stages")
     for file in (ROOT / package).rglob("*.py")
     if has_code(file)
-}
+} - {Path("fedpipe/__init__.py")}  # which says what is exported, and imports it only for those who ask
 
 
 def shortest(files: Collection[Path]) -> set[Path]:
@@ -50,6 +51,8 @@ def shortest(files: Collection[Path]) -> set[Path]:
 def graph() -> grimp.ImportGraph:
     """Return what imports what, within functions and for type checkers too; a module imports its own packages."""
     graph = grimp.build_graph("fedpipe", "stages", cache_dir=None)
+    for exported in graph.find_modules_directly_imported_by("fedpipe"):
+        graph.remove_import(importer="fedpipe", imported=exported)
     for module in sorted(graph.modules):
         package = module.rpartition(".")[0]
         if package:
@@ -95,8 +98,17 @@ def test_a_stage_starts_without_slow_modules_that_it_does_not_need(stage: str):
     assert slow & set(shown.stdout.split()) == set()
 
 
-def test_importing_the_package_imports_nothing_else():
-    assert (ROOT / "fedpipe/__init__.py").read_text() == ""
+def test_importing_the_package_imports_nothing_of_it():
+    code = "import sys, fedpipe; print(*(name for name in sys.modules if name.split('.')[0] in ('fedpipe', 'torch')))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["fedpipe"]
+
+
+def test_whatever_the_package_exports_is_where_it_says():
+    assert all(getattr(fedpipe, name).__name__ == name for name in fedpipe.__all__)
+    assert set(fedpipe.__all__) <= set(dir(fedpipe))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        fedpipe.nothing  # noqa: B018
 
 
 def test_device_and_precision_are_the_only_stage_parameters_in_compute():

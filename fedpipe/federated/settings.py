@@ -1,10 +1,10 @@
 """The parameters of federated training: block `federated` of params.yaml."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fedpipe.config.section import OnDivergence, PositiveInt, choice, with_blocks
+from fedpipe.config.section import OnDivergence, PositiveInt, choice, or_own, with_blocks
 from fedpipe.federated.aggregation import AGGREGATORS, Aggregator
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.sampling import Sampling
@@ -29,8 +29,8 @@ def transform_names(value: str) -> list[str]:
 
 
 @with_blocks(TRANSFORMS)
-@choice("aggregation", AGGREGATORS)
-@choice("strategy", STRATEGIES)
+@choice("aggregation", AGGREGATORS, Aggregator)
+@choice("strategy", STRATEGIES, Strategy)
 class Federated(Sampling):
     """Train a model by federated rounds."""
 
@@ -45,7 +45,7 @@ class Federated(Sampling):
     aggregation: str = Field(
         default="mean", description="How the updates of a round become one; mean is their weighted mean."
     )
-    transforms: Annotated[str, AfterValidator(_transforms)] = Field(
+    transforms: Annotated[str, AfterValidator(_transforms), *or_own(Transform, several=True)] = Field(
         default="none",
         description="What happens to updates between training and the aggregation: none, or transforms joined with +, "
         f"in the order in which a client applies them. Transforms: {', '.join(TRANSFORMS)}.",
@@ -90,6 +90,8 @@ class Federated(Sampling):
                 f"stragglers: {self.stragglers:g}: they train fewer local epochs than the others, and these train 1; "
                 "a larger local.epochs, and a strategy other than fedsgd, would do"
             )
+        if len(self.chain.transforms) < len(self.transforms) and isinstance(self.transforms, tuple):
+            raise ValueError("transforms: two of one class")
         broken = self.algorithm.transforms_break
         if broken and self.transforms != "none":
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
@@ -106,6 +108,9 @@ class Federated(Sampling):
     @property
     def chain(self) -> Chain:
         """The transforms, in the order in which a client applies them."""
+        given = cast("str | tuple[Transform, ...]", self.transforms)
+        if not isinstance(given, str):
+            return Chain({type(transform).__name__: transform for transform in given})
         return Chain({name: self.entry(name, TRANSFORMS, Transform) for name in transform_names(self.transforms)})
 
     @property

@@ -23,7 +23,7 @@ MODELS: dict[str, type[Model]] = {
 }
 
 
-@choice("name", MODELS)
+@choice("name", MODELS, Model)
 class ModelChoice(Section):
     """Choose the network that is trained."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from fedpipe.config.section import PositiveInt, Section, with_blocks
+from fedpipe.config.section import PositiveInt, Section, or_own, with_blocks
 from fedpipe.data.partition.base import Partitioner
 from fedpipe.data.partition.classes import Classes
 from fedpipe.data.partition.dirichlet import Dirichlet
@@ -53,7 +53,7 @@ class Partition(Section):
             "there may be any number of clients. With null, each training example goes to exactly one client."
         ),
     )
-    scheme: Annotated[str, AfterValidator(_valid)] = Field(
+    scheme: Annotated[str, AfterValidator(_valid), *or_own(Partitioner)] = Field(
         default="iid",
         description=(
             f"The scheme decides which examples each client gets: {', '.join(PARTITIONERS)}. Append +quantity "
@@ -81,20 +81,24 @@ class Partition(Section):
     @property
     def partitioner(self) -> Partitioner:
         """Return the partitioner of the scheme, with the parameters of its block."""
+        if isinstance(self.scheme, Partitioner):
+            return self.scheme
         name, _ = _parsed(self.scheme)
         return self.entry(name, PARTITIONERS, Partitioner)
 
     @property
     def quantity_skew(self) -> Quantity | None:
         """Return the skew of the clients' sizes, or None if the scheme has none."""
-        _, joined = _parsed(self.scheme)
-        return self.entry(QUANTITY, JOINED, Quantity) if QUANTITY in joined else None
+        return self.entry(QUANTITY, JOINED, Quantity) if QUANTITY in self._joined else None
 
     @property
     def feature_skew(self) -> Feature | None:
         """Return the skew of the images' appearance, or None if the scheme has none."""
-        _, joined = _parsed(self.scheme)
-        return self.entry(FEATURE, JOINED, Feature) if FEATURE in joined else None
+        return self.entry(FEATURE, JOINED, Feature) if FEATURE in self._joined else None
+
+    @property
+    def _joined(self) -> set[str]:
+        return set() if isinstance(self.scheme, Partitioner) else _parsed(self.scheme)[1]
 
     def assign(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
         """Assign examples to clients.

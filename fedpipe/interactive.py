@@ -1,0 +1,323 @@
+"""The way in from Python: run an experiment in a script or a notebook, with neither DVC nor files.
+
+>>> result = fedpipe.run(strategy="fedprox", rounds=3)
+>>> result.rounds[["round", "test_accuracy"]]
+"""
+
+import difflib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+from torch import Tensor, nn
+
+from fedpipe import experiment as federated_training
+from fedpipe.config.mistakes import mistakes
+from fedpipe.config.section import S
+from fedpipe.data import datasets, sources, store
+from fedpipe.data.datasets import Dataset, Split
+from fedpipe.data.partition import Partition
+from fedpipe.data.shards import write_shards
+from fedpipe.experiment import Experiment, FederatedData
+from fedpipe.federated.settings import Federated
+from fedpipe.models.base import Model
+from fedpipe.models.parameters import Parameters, network_with
+from fedpipe.system import console
+from fedpipe.system.errors import UserError
+from fedpipe.system.randomness import generator
+
+if TYPE_CHECKING:
+    import altair
+    import pandas as pd
+
+PIPELINES = Path("data/mnist")  # where the pipeline keeps its data set
+TESTED = 0.1  # of the examples, where no test set is given
+
+Examples = tuple[Any, Any]
+"""Images (n, 28, 28) uint8 and labels (n,) 0, 1, ..., as NumPy arrays or tensors."""
+
+
+@dataclass(frozen=True, repr=False)
+class Result(federated_training.Result):
+    """What an experiment came to, for people: tables, a picture, and the model."""
+
+    experiment: Experiment
+
+    @cached_property
+    def rounds(self) -> "pd.DataFrame":
+        """A row for each round: cohort, who failed and how, examples, losses, test accuracy, bytes down and up."""
+        import pandas as pd
+
+        return pd.DataFrame(self.round_rows())
+
+    @cached_property
+    def clients(self) -> "pd.DataFrame":
+        """A row for each update that counted: examples, epochs, losses, accuracy before and after training."""
+        import pandas as pd
+
+        return pd.DataFrame(self.client_rows())
+
+    @property
+    def accuracy(self) -> float:
+        """The test accuracy of the last model, a fraction."""
+        return self.test.accuracy
+
+    @property
+    def loss(self) -> float:
+        """The test loss of the last model, its mean cross-entropy."""
+        return self.test.loss
+
+    @property
+    def parameters(self) -> Parameters:
+        """The last model's parameters and buffers, by name."""
+        return self.state.parameters
+
+    def module(self) -> nn.Module:
+        """Return the last model as a plain torch module, ready for use.
+
+        It maps images (n, 1, 28, 28) float32, normalised as in training: (pixels / 255 - 0.1307) / 0.3081, to logits
+        (n, classes).
+        """
+        return network_with(self.experiment.model.model.for_classes(self.classes), self.parameters).eval()
+
+    def plot(self) -> "altair.Chart":
+        """Return the test accuracy over the rounds, as a picture that a notebook shows and that `save(path)` saves."""
+        import altair
+
+        table = self.rounds.loc[:, ["round", "test_accuracy", "test_loss"]].dropna()
+        accuracy = altair.Y("test_accuracy", title="test accuracy", axis=altair.Axis(format="%"))
+        return (
+            altair.Chart(table, title=f"{self._algorithm} on {self.dataset}")
+            .mark_line(point=True)
+            .encode(x=altair.X("round:O", title="round"), y=accuracy.scale(zero=False), tooltip=list(table))
+        )
+
+    @property
+    def _algorithm(self) -> str:
+        strategy: Any = self.experiment.federated.strategy
+        return strategy if isinstance(strategy, str) else type(strategy).__name__
+
+    def __repr__(self) -> str:
+        diverged = ", diverged" if self.state.diverged else ""
+        return (
+            f"<{self._algorithm} on {self.dataset}: test accuracy {self.accuracy:.2%}, loss {self.loss:.4f} "
+            f"after {len(self.history)} rounds{diverged}>"
+        )
+
+    def _repr_html_(self) -> str:
+        columns = ["round", "examples", "train_loss", "test_loss", "test_accuracy"]
+        return f"<p>{repr(self)[1:-1]}</p>" + self.rounds.loc[:, columns].to_html(index=False, na_rep="")
+
+
+def run(
+    experiment: Experiment | None = None,
+    /,
+    *,
+    data: Examples | list[Examples] | str | Path | None = None,
+    test: Examples | None = None,
+    checkpoint: str | Path | None = None,
+    quiet: bool = False,
+    **parameters: Any,
+) -> Result:
+    """Run a federated experiment, and return what it came to.
+
+    Parameters are those of params.yaml, with the same names, defaults and meanings: `seed`, the blocks `model` and
+    `compute`, and everything in the blocks `federated` and `partition` by its own name. A block is a mapping. For
+    `model`, its name will do. `strategy`, `aggregation`, `transforms`, `model` and `scheme` also take an object of a
+    class of your own: a `Strategy`, an `Aggregator`, a `Transform` or several, a `Model`, a `Partitioner`.
+
+    Examples:
+        >>> fedpipe.run(strategy="fedprox", rounds=3)
+        >>> fedpipe.run(model="2nn", clients=50, scheme="dirichlet", dirichlet={"alpha": 0.1}, local={"lr": 1e-4})
+        >>> fedpipe.run(data=(images, labels), strategy=MyStrategy(mu=0.1))
+
+    Args:
+        experiment: instead of the parameters of `federated`, `model`, `compute` and `seed`.
+        data: images and labels, which are divided among the clients; or a list of such pairs, a client's own each; or a
+            folder with a data set, as the stage `download` writes it. None takes the pipeline's data set if it is in
+            this folder, else MNIST from where FEDPIPE_MNIST says, else MNIST's sample of 5,000 images, and says so.
+        test: images and labels to test on. None holds out a tenth of the data, drawn at random: of each client's own,
+            if each brings its own.
+        checkpoint: a folder. A run that was interrupted goes on from what it finds there, with the same bits as if it
+            had not been, when it is called again with the same parameters and data. None saves nothing.
+        quiet: print nothing.
+        parameters: see above.
+
+    Raises:
+        UserError: a parameter or the data cannot work, with a line for each mistake.
+    """
+    if experiment is None:
+        experiment, partition = _experiment(parameters)
+    else:
+        partition = _section(Partition, parameters)
+    if checkpoint is not None:
+        _require_readable(experiment)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpipe-")))
+        found = _data(data, test, partition, experiment.seed, scratch, quiet)
+        settings = experiment.federated
+        total = settings.rounds * settings.clients_per_round
+        bar = None if quiet else stack.enter_context(console.progress("client updates", total))
+
+        def report(done: federated_training.Result) -> None:
+            round = done.history[-1]
+            if bar:
+                bar.report(f"round {round.number}", round.test, round.examples_processed)
+
+        done = federated_training.run(
+            experiment, found, checkpoint=None if checkpoint is None else Path(checkpoint), on_round=report,
+            on_clients=lambda reports: bar.advance(len(reports)) if bar else None,
+        )  # fmt: skip
+    return Result(**vars(done), experiment=experiment)
+
+
+def _experiment(parameters: Mapping[str, Any]) -> tuple[Experiment, Partition]:
+    """Return the experiment and the partition of keywords as `run` takes them."""
+    blocks: dict[str, Any] = {}
+    federated: dict[str, Any] = {}
+    partition: dict[str, Any] = {}
+    known = {"seed", "model", "compute", *Federated.model_fields, *Partition.model_fields}
+    for name, value in parameters.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+            raise UserError(f"{name}: unknown parameter; {hint}")
+        if name in Federated.model_fields:
+            federated[name] = value
+        elif name in Partition.model_fields:
+            partition[name] = value
+        else:
+            blocks[name] = {"name": value} if name == "model" and isinstance(value, (str, Model)) else value
+    return _section(Experiment, {**blocks, "federated": federated}), _section(Partition, partition)
+
+
+def _require_readable(experiment: Experiment) -> None:
+    """Require that the code of a user's own classes can be read, by which their checkpoints are told apart."""
+    try:
+        experiment.model_dump(mode="json")
+    except PydanticSerializationError as error:
+        raise error.__cause__ or error from None
+
+
+def _section(kind: type[S], values: Mapping[str, Any]) -> S:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(mistakes(error, kind))) from None
+
+
+def _data(
+    data: Examples | list[Examples] | str | Path | None,
+    test: Examples | None,
+    partition: Partition,
+    seed: int,
+    scratch: Path,
+    quiet: bool,
+) -> FederatedData:
+    """Return where the data lies, which is in the folder `scratch` if it is not in files already."""
+    folder = Path(data) if isinstance(data, (str, Path)) else scratch / "dataset"
+    if data is None and (PIPELINES / "dataset.json").exists():
+        folder = PIPELINES
+    if data is None or isinstance(data, (str, Path)):
+        if test is not None:
+            raise UserError("test: the data set has a test set of its own; give the data with it")
+        if folder == scratch / "dataset":
+            datasets.save(_mnist(scratch, quiet), folder)
+        train, classes = datasets.load(folder / "train.safetensors"), datasets.describe(folder / "dataset.json").classes
+        write_shards(scratch / "shards", train, classes, partition, seed)
+        return FederatedData(folder, scratch / "shards")
+    if not isinstance(data, list):
+        return _divided(_split(data, "data"), test, partition, seed, scratch)
+    if partition != Partition():
+        raise UserError("data: a list of clients' own, which nothing divides; leave the parameters of partition out")
+    return _clients_own([_split(own, f"data[{client}]") for client, own in enumerate(data)], test, seed, scratch)
+
+
+def _divided(examples: Split, test: Examples | None, partition: Partition, seed: int, scratch: Path) -> FederatedData:
+    train, held_out = (examples, _split(test, "test")) if test is not None else _parted(examples, seed)
+    classes = _save(train, held_out, scratch)
+    write_shards(scratch / "shards", train, classes, partition, seed)
+    return FederatedData(scratch / "dataset", scratch / "shards")
+
+
+def _clients_own(clients: Sequence[Split], test: Examples | None, seed: int, scratch: Path) -> FederatedData:
+    if test is None:
+        parted = [_parted(own, seed, client) for client, own in enumerate(clients)]
+        clients, held_out = [train for train, _ in parted], _joined([own for _, own in parted])
+    else:
+        held_out = _split(test, "test")
+    train, ends = _joined(clients), np.cumsum([len(own) for own in clients])
+    classes = _save(train, held_out, scratch)
+    store.write(scratch / "shards", train.images, train.labels, np.split(np.arange(len(train)), ends[:-1]), classes)
+    return FederatedData(scratch / "dataset", scratch / "shards")
+
+
+def _save(train: Split, test: Split, scratch: Path) -> int:
+    """Write the data set, and return how many classes it has."""
+    if not len(test):
+        raise UserError("data: too few examples to test on a tenth of them; give a test set")
+    classes = max(2, 1 + int(max(train.labels.max(), test.labels.max())))
+    datasets.save(Dataset("own data", "given to fedpipe.run", classes, train, test), scratch / "dataset")
+    return classes
+
+
+def _mnist(scratch: Path, quiet: bool) -> Dataset:
+    """Return MNIST from where FEDPIPE_MNIST says, else its sample."""
+    if source := os.environ.get(sources.SOURCE_VARIABLE):
+        return sources.fetch(sources.Download(), source, scratch, log=(lambda line: None) if quiet else console.say)
+    if not quiet:
+        console.say(
+            f"MNIST is not in {PIPELINES}, so this runs on its sample of 5,000 images; `dvc repro download` gets it, "
+            f"or {sources.SOURCE_VARIABLE}=DIR_OR_URL says where it is"
+        )
+    return sources.offline_sample()
+
+
+def _split(examples: Examples, what: str) -> Split:
+    """Return images and labels as tensors.
+
+    Raises:
+        UserError: they are something else.
+    """
+    if not isinstance(examples, tuple) or len(examples) != 2:
+        raise UserError(f"{what}: not a pair of images and labels")
+    images, labels = (_tensor(part, what) for part in examples)
+    if images.dtype != torch.uint8 or images.shape[1:] != (28, 28):
+        raise UserError(f"{what}: images are {_described(images)}, and must be (n, 28, 28) uint8")
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool or labels.shape != images.shape[:1]:
+        raise UserError(f"{what}: labels are {_described(labels)}, and must be ({len(images)},) of whole numbers")
+    if not len(labels) or labels.min() < 0:
+        raise UserError(f"{what}: {'labels below 0' if len(labels) else 'no examples'}")
+    return Split(images.contiguous(), labels.to(torch.int64))
+
+
+def _tensor(values: Any, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(values).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{what}: neither an array nor a tensor: {error}") from None
+
+
+def _described(values: Tensor) -> str:
+    return f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"
+
+
+def _parted(examples: Split, seed: int, client: int = 0) -> tuple[Split, Split]:
+    """Return the examples to train on and those to test on, drawn at random, in the order they had."""
+    order = torch.from_numpy(generator(seed, "test set", client=client).permutation(len(examples)))
+    tested = round(TESTED * len(examples))
+    train, test = order[tested:].sort().values, order[:tested].sort().values
+    return Split(examples.images[train], examples.labels[train]), Split(examples.images[test], examples.labels[test])
+
+
+def _joined(splits: Sequence[Split]) -> Split:
+    return Split(torch.cat([one.images for one in splits]), torch.cat([one.labels for one in splits]))
