@@ -237,7 +237,9 @@ def products(shared: torch.Tensor, tasks: Iterable[int]) -> int:
 
 def test_a_process_that_is_forked_when_threads_have_just_ended_can_compute():
     """Where threads are only joined, a matrix product in the child waits for ever, one time in four."""
-    matrix = torch.ones(64, 512)
+    torch.set_num_threads(2)
+    matrix = torch.ones(512, 512)
+    products(matrix, [0])
     for _ in range(40):
         with compute("threads").start() as run_tasks:
             list(run_tasks(products, matrix, range(8)))
@@ -245,6 +247,7 @@ def test_a_process_that_is_forked_when_threads_have_just_ended_can_compute():
             warnings.simplefilter("ignore", DeprecationWarning)  # of fork and threads, from Python 3.12 on
             child = os.fork()
         if not child:
+            torch.set_num_threads(1)  # as workers do: of several, a forked process has only one
             products(matrix, [0])
             os._exit(0)
         end = time.monotonic() + 20

@@ -141,7 +141,10 @@ class Checkpoints(Generic[State, Step]):
                 length = int.from_bytes(file.read(8), "little")
                 if length > self._history.stat().st_size:
                     raise Damaged
-                steps.append(self._step.decode(checked(file.read(DIGEST + length))))
+                data = file.read(DIGEST + length)
+                if len(data) < DIGEST + length:
+                    raise Damaged
+                steps.append(self._step.decode(checked(data)))
             return steps, file.tell()
 
     def _numbers(self) -> list[int]:
