@@ -94,11 +94,13 @@ class Result(federated_training.Result):
         import altair
 
         table = self.rounds.loc[:, ["round", "test_accuracy", "test_loss"]].dropna()
-        accuracy = altair.Y("test_accuracy", title="test accuracy", axis=altair.Axis(format="%"))
+        ticks = altair.Axis(tickCount=min(10, max(1, len(self.history) - 1)), format="d")  # at whole rounds
+        round = altair.X("round", title="round", axis=ticks).scale(zero=False)
+        accuracy = altair.Y("test_accuracy", title="test accuracy", axis=altair.Axis(format=".1%")).scale(zero=False)
         return (
-            altair.Chart(table, title=f"{self._algorithm} on {self.dataset}")
+            altair.Chart(table, title=f"{self._algorithm} on {self.dataset}", width=420, height=260)
             .mark_line(point=True)
-            .encode(x=altair.X("round:O", title="round"), y=accuracy.scale(zero=False), tooltip=list(table))
+            .encode(x=round, y=accuracy, tooltip=list(table))
         )
 
     @property
