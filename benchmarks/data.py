@@ -16,7 +16,7 @@ from fedpipe.data.partition.iid import IID
 from fedpipe.system.files import write_json, write_tensors
 from fedpipe.system.randomness import generator
 
-MNIST = Path("data/mnist")
+DATASET = Path("data/dataset")
 
 
 def load_mnist() -> tuple[Split, Split]:
@@ -25,7 +25,7 @@ def load_mnist() -> tuple[Split, Split]:
     Raises:
         UserError: the pipeline has not downloaded MNIST yet.
     """
-    return datasets.load(MNIST / "train.safetensors"), datasets.load(MNIST / "test.safetensors")
+    return datasets.load(DATASET / "train.safetensors"), datasets.load(DATASET / "test.safetensors")
 
 
 def prepare(workload: Workload, scratch: Path) -> tuple[Path, Path]:
@@ -56,7 +56,7 @@ def prepare(workload: Workload, scratch: Path) -> tuple[Path, Path]:
 
 def write(folder: Path, train: Split, test: Split, assignment: Sequence[np.ndarray]) -> None:
     """Write a folder of data; assignment holds for each client the indices of the examples it trains on."""
-    description = datasets.describe(MNIST / "dataset.json")
+    description = datasets.describe(DATASET / "dataset.json")
     store.write(folder / "shards", train.images, train.labels, assignment, description.classes)
     write_tensors(folder / "test.safetensors", {"images": test.images, "labels": test.labels})
     write_json(folder / "dataset.json", asdict(description))

@@ -16,7 +16,7 @@ from fedpipe.experiment import Experiment, FederatedData, iterate
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.messages import ClientReport
 from fedpipe.federated.settings import Federated
-from fedpipe.models import ModelChoice
+from fedpipe.models.settings import ModelChoice
 from fedpipe.system.machine import cores
 
 

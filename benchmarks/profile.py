@@ -12,6 +12,7 @@ from torch.profiler import profile as profiler
 from benchmarks.data import prepare
 from benchmarks.fedpipe_runner import data_in, experiment_of
 from benchmarks.workloads import WORKLOADS, Workload
+from fedpipe.data.sources import ORIGINALS
 from fedpipe.engines import Compute
 from fedpipe.federated.client import Client
 from fedpipe.federated.messages import Broadcast, Task
@@ -42,7 +43,7 @@ def measure() -> pd.DataFrame:
 
 def _row(workload: Workload, folder: Path) -> dict[str, object]:
     experiment = experiment_of(workload, 1, Compute(device="cpu"))
-    architecture = experiment.model.model.for_classes(10)
+    architecture = experiment.model.model.on(ORIGINALS["mnist"].spec())
     store, states = data_in(folder).clients, folder / "states"
     client = Client(experiment.federated, architecture, experiment.seed, store, states, experiment.compute)
     broadcast = Broadcast(1, initial_parameters(architecture, experiment.seed))

@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmarks.data import load_mnist, write
 from benchmarks.measure import run
-from fedpipe.data.partition import Partition
+from fedpipe.data.partition.settings import Partition
 from fedpipe.federated.strategies import STRATEGIES
 
 EXAMPLES = 10  # a client; drawn from MNIST with replacement

@@ -19,11 +19,11 @@ import pandas as pd
 from benchmarks.data import load_mnist, write
 from benchmarks.fedpipe_runner import data_in
 from fedpipe.data.datasets import Split
-from fedpipe.data.partition import Partition
+from fedpipe.data.partition.settings import Partition
 from fedpipe.engines import Compute
 from fedpipe.experiment import Experiment, run
 from fedpipe.federated.settings import Federated
-from fedpipe.models import ModelChoice
+from fedpipe.models.settings import ModelChoice
 from fedpipe.system import console
 from fedpipe.system.machine import cores
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from fedpipe.data.partition import Partition
+from fedpipe.data.partition.settings import Partition
 from fedpipe.data.sources import offline_sample
-from fedpipe.models.base import Architecture
 from fedpipe.models.parameters import Parameters, initial_parameters, network_with, parameters_of
 from fedpipe.models.reference_cnn import ReferenceCNN
 from fedpipe.system.randomness import generator
@@ -24,7 +23,8 @@ E, B, RATE = 2, 20, 0.05  # local epochs, batch size, learning rate
 SEED = 42
 UNIT = 2.0**-44  # sums of whole multiples of it are exact, in any order
 
-data, network = offline_sample(), Architecture(ReferenceCNN(), classes=10)
+data = offline_sample()
+network = ReferenceCNN().on(data.spec)
 clients = Partition(clients=K).assign(data.train.labels.numpy(), SEED)  # the indices of each one's examples, P_k
 
 
@@ -49,7 +49,7 @@ def client_update(k: int, t: int, weights: Parameters) -> Parameters:
     for _ in range(E):
         for batch in torch.from_numpy(rng.permutation(len(labels))).split(B):
             sgd.zero_grad()
-            F.cross_entropy(model(normalised(images[batch])), labels[batch]).backward()
+            F.cross_entropy(model(normalised(images[batch], data.spec)), labels[batch]).backward()
             sgd.step()
     return parameters_of(model)
 
@@ -63,5 +63,5 @@ def mean(updates: list[tuple[float, torch.Tensor]]) -> torch.Tensor:
 if __name__ == "__main__":
     torch.set_num_threads(1)  # how torch divides a sum decides its last bits
     for t, weights in enumerate(fedavg(), start=1):
-        test = evaluate(network_with(network, weights), data.test.images, data.test.labels)
+        test = evaluate(network_with(network, weights), data.test.images, data.test.labels, data.spec)
         print(f"round {t}: test accuracy {test.accuracy:.2%}, loss {test.loss:.4f}")

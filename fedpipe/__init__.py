@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedpipe.data.partition.base import Partitioner
     from fedpipe.experiment import Experiment
-    from fedpipe.federated.aggregation import Aggregator
-    from fedpipe.federated.strategies import Strategy
-    from fedpipe.federated.transforms import Transform
+    from fedpipe.federated.aggregation.base import Aggregator
+    from fedpipe.federated.strategies.base import Strategy
+    from fedpipe.federated.transforms.base import Transform
     from fedpipe.interactive import Result, run
-    from fedpipe.models import Model
+    from fedpipe.models.base import Model
 
 __all__ = ["Aggregator", "Experiment", "Model", "Partitioner", "Result", "Strategy", "Transform", "run"]
 
 _HOMES = {
-    "Aggregator": "fedpipe.federated.aggregation",
+    "Aggregator": "fedpipe.federated.aggregation.base",
     "Experiment": "fedpipe.experiment",
-    "Model": "fedpipe.models",
+    "Model": "fedpipe.models.base",
     "Partitioner": "fedpipe.data.partition.base",
     "Result": "fedpipe.interactive",
-    "Strategy": "fedpipe.federated.strategies",
-    "Transform": "fedpipe.federated.transforms",
+    "Strategy": "fedpipe.federated.strategies.base",
+    "Transform": "fedpipe.federated.transforms.base",
     "run": "fedpipe.interactive",
 }
 

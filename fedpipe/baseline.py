@@ -12,8 +12,9 @@ from torch import Tensor
 from fedpipe.config.section import CheckpointEvery, OnDivergence, PositiveInt, Section, Seed
 from fedpipe.data import datasets
 from fedpipe.data.datasets import Split
-from fedpipe.models import ModelChoice
 from fedpipe.models.parameters import Parameters, initial_parameters, network_with, parameters_of, scratch_network_with
+from fedpipe.models.settings import ModelChoice
+from fedpipe.spec import DataSpec
 from fedpipe.system.checkpoints import checkpoints, origin
 from fedpipe.system.machine import train_on_threads
 from fedpipe.system.randomness import generator
@@ -87,7 +88,7 @@ class Result:
     """What a centralised training came to."""
 
     dataset: str  # its name
-    classes: int
+    spec: DataSpec
     examples: int  # of the training set
     parameters: Parameters
     epochs: tuple[Epoch, ...]
@@ -100,7 +101,7 @@ class Result:
     @property
     def diverged(self) -> bool:
         """Whether training diverged."""
-        return self.test.diverged(self.classes)
+        return self.test.diverged(self.spec.classes)
 
     def epoch_rows(self) -> list[dict[str, Any]]:
         """Return the rows of epochs.csv."""
@@ -162,11 +163,11 @@ def run(
 
         def result() -> Result:
             assert state is not None, "there is at least one epoch"
-            return Result(description.name, description.classes, len(train_split), state.parameters, tuple(epochs))
+            return Result(description.name, description.spec, len(train_split), state.parameters, tuple(epochs))
 
         if state:
             on_resume(result())
-        training = run_epochs(experiment, description.classes, train_split, test, state)
+        training = run_epochs(experiment, description.spec, train_split, test, state)
         for state in training:
             epochs.append(state.epoch)
             on_epoch(result())
@@ -178,7 +179,7 @@ def run(
 
 def run_epochs(
     experiment: CentralisedExperiment,
-    classes: int,
+    spec: DataSpec,
     train_split: Split,
     test: Split,
     state: TrainingState | None = None,
@@ -187,15 +188,15 @@ def run_epochs(
 
     Args:
         experiment: its parameters.
-        classes: how many labels there are.
+        spec: what their images and labels are like.
         train_split: the training set.
         test: the test set.
         state: one that this function yielded, to go on from; None begins.
     """
-    settings, architecture = experiment.baseline, experiment.model.model.for_classes(classes)
+    settings, architecture = experiment.baseline, experiment.model.model.on(spec)
 
     def diverged(test: Evaluation) -> bool:
-        return settings.on_divergence == "stop" and test.diverged(classes)
+        return settings.on_divergence == "stop" and test.diverged(spec.classes)
 
     if state and diverged(state.epoch.test):
         return
@@ -214,11 +215,11 @@ def run_epochs(
         rng.bit_generator.state = state.rng
     done = state.epoch.number if state else 0
     left = settings.model_copy(update={"epochs": settings.epochs - done})
-    losses = train(network, images, labels, left, rng, experiment.compute, optimizer=optimizer)
+    losses = train(network, images, labels, spec, left, rng, experiment.compute, optimizer=optimizer)
     for number, train_loss in enumerate(losses, start=done + 1):
         parameters = parameters_of(network)
         tested = scratch_network_with(architecture, parameters, device)
-        epoch = Epoch(number, train_loss, evaluate(tested, test_images, test_labels))
+        epoch = Epoch(number, train_loss, evaluate(tested, test_images, test_labels, spec))
         saved = tuple(tensor.cpu().clone(memory_format=torch.contiguous_format) for tensor in optimizer.state())
         yield TrainingState(epoch, parameters, saved, rng.bit_generator.state)
         if diverged(epoch.test):

@@ -19,8 +19,9 @@ from fedpipe.federated.rounds import OnClients, Round, run_rounds
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.testing import EvaluateParts, parts
-from fedpipe.models import ModelChoice
 from fedpipe.models.parameters import Parameters, initial_parameters
+from fedpipe.models.settings import ModelChoice
+from fedpipe.spec import DataSpec
 from fedpipe.system.checkpoints import checkpoints, origin
 from fedpipe.system.records import Record
 from fedpipe.training.evaluation import Evaluation
@@ -48,7 +49,7 @@ class Result:
     """What an experiment came to."""
 
     dataset: str  # its name
-    classes: int
+    spec: DataSpec
     state: ServerState
     history: tuple[Round, ...]
 
@@ -137,7 +138,7 @@ def run(
 
         def result() -> Result:
             assert state is not None, "there is at least one round"
-            return Result(description.name, description.classes, state, tuple(rounds))
+            return Result(description.name, description.spec, state, tuple(rounds))
 
         if begun:
             on_resume(result())
@@ -179,7 +180,7 @@ def iterate(
         UserError: as `run`.
     """
     description = datasets.describe(data.dataset / "dataset.json")
-    architecture = experiment.model.model.for_classes(description.classes)
+    architecture = experiment.model.model.on(description.spec)
     store, test = open_store(data.clients.resolve()), data.dataset.resolve() / "test.safetensors"
     with ExitStack() as stack:
         if states is None:

@@ -4,8 +4,6 @@
 >>> result.rounds[["round", "test_accuracy"]]
 """
 
-import difflib
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,36 +12,35 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 from torch import Tensor, nn
 
 from fedpipe import experiment as federated_training
-from fedpipe.config.mistakes import mistakes
+from fedpipe.config.mistakes import known_keys, mistakes
 from fedpipe.config.section import S
-from fedpipe.data import datasets, sources, store
+from fedpipe.data import datasets, sources
 from fedpipe.data.datasets import Dataset, Split
-from fedpipe.data.partition import Partition
+from fedpipe.data.partition.settings import Partition
 from fedpipe.data.shards import write_shards
 from fedpipe.experiment import Experiment, FederatedData
 from fedpipe.federated.settings import Federated
 from fedpipe.models.base import Model
 from fedpipe.models.parameters import Parameters, network_with
+from fedpipe.spec import DataSpec
 from fedpipe.system import console
 from fedpipe.system.errors import UserError
-from fedpipe.system.randomness import generator
 
 if TYPE_CHECKING:
     import altair
     import pandas as pd
 
-PIPELINES = Path("data/mnist")  # where the pipeline keeps its data set
+PIPELINES = Path("data/dataset")  # where the pipeline keeps its data set
 TESTED = 0.1  # of the examples, where no test set is given
 
 Examples = tuple[Any, Any]
-"""Images (n, 28, 28) uint8 and labels (n,) 0, 1, ..., as NumPy arrays or tensors."""
+"""Images (n, height, width) or (n, height, width, channels) uint8, and labels (n,) 0, 1, ..., as arrays or tensors."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,10 +81,10 @@ class Result(federated_training.Result):
     def module(self) -> nn.Module:
         """Return the last model as a plain torch module, ready for use.
 
-        It maps images (n, 1, 28, 28) float32, normalised as in training: (pixels / 255 - 0.1307) / 0.3081, to logits
-        (n, classes).
+        It maps images (n, channels, height, width) float32, normalised as in training: (pixels / 255 - mean) / std with
+        the mean and std of `spec`, to logits (n, classes).
         """
-        return network_with(self.experiment.model.model.for_classes(self.classes), self.parameters).eval()
+        return network_with(self.experiment.model.model.on(self.spec), self.parameters).eval()
 
     def plot(self) -> "altair.Chart":
         """Return the test accuracy over the rounds, as a picture that a notebook shows and that `save(path)` saves."""
@@ -126,6 +123,8 @@ def run(
     *,
     data: Examples | list[Examples] | str | Path | None = None,
     test: Examples | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     checkpoint: str | Path | None = None,
     quiet: bool = False,
     **parameters: Any,
@@ -146,9 +145,12 @@ def run(
         experiment: instead of the parameters of `federated`, `model`, `compute` and `seed`.
         data: images and labels, which are divided among the clients; or a list of such pairs, a client's own each; or a
             folder with a data set, as the stage `download` writes it. None takes the pipeline's data set if it is in
-            this folder, else MNIST from where FEDPIPE_MNIST says, else MNIST's sample of 5,000 images, and says so.
+            this folder, else MNIST from where FEDPIPE_DATA says, else MNIST's sample of 5,000 images, and says so.
         test: images and labels to test on. None holds out a tenth of the data, drawn at random: of each client's own,
             if each brings its own.
+        mean: of each channel's pixels in `data`, where black is 0 and white is 1: networks take (pixels - mean) / std.
+            None measures both on all the examples to train on.
+        std: their standard deviation. Both are given, or neither.
         checkpoint: a folder. A run that was interrupted goes on from what it finds there, with the same bits as if it
             had not been, when it is called again with the same parameters and data. None saves nothing.
         quiet: print nothing.
@@ -165,7 +167,8 @@ def run(
         _require_readable(experiment)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpipe-")))
-        found = _data(data, test, partition, experiment.seed, scratch, quiet)
+        download = _section(sources.Download, {"mean": mean and tuple(mean), "std": std and tuple(std)})
+        found = _data(data, test, download, partition, experiment.seed, scratch, quiet)
         settings = experiment.federated
         total = settings.rounds * settings.clients_per_round
         bar = None if quiet else stack.enter_context(console.progress("client updates", total))
@@ -190,9 +193,7 @@ def _experiment(parameters: Mapping[str, Any]) -> tuple[Experiment, Partition]:
     known = {"seed", "model", "compute", *Federated.model_fields, *Partition.model_fields}
     for name, value in parameters.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
-            raise UserError(f"{name}: unknown parameter; {hint}")
+            raise UserError(f"{name}: unknown parameter; {known_keys(name, sorted(known))}")
         if name in Federated.model_fields:
             federated[name] = value
         elif name in Partition.model_fields:
@@ -220,6 +221,7 @@ def _section(kind: type[S], values: Mapping[str, Any]) -> S:
 def _data(
     data: Examples | list[Examples] | str | Path | None,
     test: Examples | None,
+    download: sources.Download,
     partition: Partition,
     seed: int,
     scratch: Path,
@@ -232,56 +234,60 @@ def _data(
     if data is None or isinstance(data, (str, Path)):
         if test is not None:
             raise UserError("test: the data set has a test set of its own; give the data with it")
+        if download.mean and folder != scratch / "dataset":
+            raise UserError("mean: the data set has a mean and a std already; leave them out")
         if folder == scratch / "dataset":
-            datasets.save(_mnist(scratch, quiet), folder)
-        train, classes = datasets.load(folder / "train.safetensors"), datasets.describe(folder / "dataset.json").classes
-        write_shards(scratch / "shards", train, classes, partition, seed)
+            datasets.save(_mnist(download, scratch, quiet), folder)
+        train, spec = datasets.load(folder / "train.safetensors"), datasets.describe(folder / "dataset.json").spec
+        write_shards(scratch / "shards", train, spec.classes, partition, seed)
         return FederatedData(folder, scratch / "shards")
     if not isinstance(data, list):
-        return _divided(_split(data, "data"), test, partition, seed, scratch)
+        return _divided(_split(data, "data"), test, download, partition, seed, scratch)
     if partition != Partition():
         raise UserError("data: a list of clients' own, which nothing divides; leave the parameters of partition out")
-    return _clients_own([_split(own, f"data[{client}]") for client, own in enumerate(data)], test, seed, scratch)
+    clients = [_split(own, f"data[{client}]") for client, own in enumerate(data)]
+    own = Partition(scheme="natural", clients=len(clients) or 1)
+    return _divided(_joined(clients, "data"), test, download, own, seed, scratch)
 
 
-def _divided(examples: Split, test: Examples | None, partition: Partition, seed: int, scratch: Path) -> FederatedData:
-    train, held_out = (examples, _split(test, "test")) if test is not None else _parted(examples, seed)
-    classes = _save(train, held_out, scratch)
+def _divided(
+    examples: Split,
+    test: Examples | None,
+    download: sources.Download,
+    partition: Partition,
+    seed: int,
+    scratch: Path,
+) -> FederatedData:
+    train, held_out = (examples, _split(test, "test")) if test is not None else sources.parted(examples, TESTED, seed)
+    classes = _save(train, held_out, download, scratch)
     write_shards(scratch / "shards", train, classes, partition, seed)
     return FederatedData(scratch / "dataset", scratch / "shards")
 
 
-def _clients_own(clients: Sequence[Split], test: Examples | None, seed: int, scratch: Path) -> FederatedData:
-    if test is None:
-        parted = [_parted(own, seed, client) for client, own in enumerate(clients)]
-        clients, held_out = [train for train, _ in parted], _joined([own for _, own in parted])
-    else:
-        held_out = _split(test, "test")
-    train, ends = _joined(clients), np.cumsum([len(own) for own in clients])
-    classes = _save(train, held_out, scratch)
-    store.write(scratch / "shards", train.images, train.labels, np.split(np.arange(len(train)), ends[:-1]), classes)
-    return FederatedData(scratch / "dataset", scratch / "shards")
-
-
-def _save(train: Split, test: Split, scratch: Path) -> int:
+def _save(train: Split, test: Split, download: sources.Download, scratch: Path) -> int:
     """Write the data set, and return how many classes it has."""
     if not len(test):
         raise UserError("data: too few examples to test on a tenth of them; give a test set")
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise UserError(f"test: images are {_described(test.images)}, unlike those of data: {_described(train.images)}")
+    height, width, channels = train.images.shape[1:]
     classes = max(2, 1 + int(max(train.labels.max(), test.labels.max())))
-    datasets.save(Dataset("own data", "given to fedpipe.run", classes, train, test), scratch / "dataset")
+    spec = DataSpec(height, width, channels, classes, *download.normalisation(train.images))
+    names = tuple(map(str, range(classes)))
+    datasets.save(Dataset("own data", "given to fedpipe.run", spec, names, train, test), scratch / "dataset")
     return classes
 
 
-def _mnist(scratch: Path, quiet: bool) -> Dataset:
-    """Return MNIST from where FEDPIPE_MNIST says, else its sample."""
-    if source := os.environ.get(sources.SOURCE_VARIABLE):
-        return sources.fetch(sources.Download(), source, scratch, log=(lambda line: None) if quiet else console.say)
+def _mnist(download: sources.Download, scratch: Path, quiet: bool) -> Dataset:
+    """Return MNIST from where FEDPIPE_DATA or FEDPIPE_MNIST says, else its sample."""
+    if source := sources.named_source("mnist"):
+        return sources.fetch(download, source, scratch, log=(lambda line: None) if quiet else console.say)
     if not quiet:
         console.say(
             f"MNIST is not in {PIPELINES}, so this runs on its sample of 5,000 images; `dvc repro download` gets it, "
             f"or {sources.SOURCE_VARIABLE}=DIR_OR_URL says where it is"
         )
-    return sources.offline_sample()
+    return sources.offline_sample(download)
 
 
 def _split(examples: Examples, what: str) -> Split:
@@ -293,8 +299,12 @@ def _split(examples: Examples, what: str) -> Split:
     if not isinstance(examples, tuple) or len(examples) != 2:
         raise UserError(f"{what}: not a pair of images and labels")
     images, labels = (_tensor(part, what) for part in examples)
-    if images.dtype != torch.uint8 or images.shape[1:] != (28, 28):
-        raise UserError(f"{what}: images are {_described(images)}, and must be (n, 28, 28) uint8")
+    if images.dtype != torch.uint8 or images.ndim not in (3, 4) or 0 in images.shape[1:]:
+        raise UserError(
+            f"{what}: images are {_described(images)}, and must be (n, height, width) or "
+            "(n, height, width, channels) uint8"
+        )
+    images = images if images.ndim == 4 else images.unsqueeze(-1)
     if labels.dtype.is_floating_point or labels.dtype == torch.bool or labels.shape != images.shape[:1]:
         raise UserError(f"{what}: labels are {_described(labels)}, and must be ({len(images)},) of whole numbers")
     if not len(labels) or labels.min() < 0:
@@ -313,13 +323,13 @@ def _described(values: Tensor) -> str:
     return f"{tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}"
 
 
-def _parted(examples: Split, seed: int, client: int = 0) -> tuple[Split, Split]:
-    """Return the examples to train on and those to test on, drawn at random, in the order they had."""
-    order = torch.from_numpy(generator(seed, "test set", client=client).permutation(len(examples)))
-    tested = round(TESTED * len(examples))
-    train, test = order[tested:].sort().values, order[:tested].sort().values
-    return Split(examples.images[train], examples.labels[train]), Split(examples.images[test], examples.labels[test])
-
-
-def _joined(splits: Sequence[Split]) -> Split:
-    return Split(torch.cat([one.images for one in splits]), torch.cat([one.labels for one in splits]))
+def _joined(clients: Sequence[Split], what: str) -> Split:
+    """Return the examples of all clients, which say whose they are."""
+    shapes = {client.images.shape[1:] for client in clients}
+    if len(shapes) != 1:
+        raise UserError(f"{what}: {'clients have images of different sizes' if shapes else 'no clients'}")
+    return Split(
+        torch.cat([client.images for client in clients]),
+        torch.cat([client.labels for client in clients]),
+        torch.cat([torch.full((len(client),), number) for number, client in enumerate(clients)]),
+    )

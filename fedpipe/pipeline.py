@@ -1,6 +1,7 @@
 """All of params.yaml as one object, and the combinations that cannot work."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,16 +12,17 @@ from fedpipe.baseline import Baseline
 from fedpipe.config.file import PARAMS, read
 from fedpipe.config.section import Section, Seed
 from fedpipe.data.datasets import describe
-from fedpipe.data.partition import Partition
-from fedpipe.data.sources import ORIGINALS, Download, Original
+from fedpipe.data.partition.settings import Partition
+from fedpipe.data.sources import Download
 from fedpipe.engines import Compute
 from fedpipe.federated.settings import Federated
-from fedpipe.models import ModelChoice
 from fedpipe.models.parameters import skeleton
+from fedpipe.models.settings import ModelChoice
 from fedpipe.results.comparison import Compare
+from fedpipe.spec import DataSpec
 from fedpipe.system.errors import ParameterError, UserError
 
-DATASET = Path("data/mnist")  # where the pipeline keeps it
+DATASET = Path("data/dataset")  # where the pipeline keeps it
 
 
 class Pipeline(Section):
@@ -51,27 +53,40 @@ def check(path: str | Path = PARAMS) -> Pipeline:
 
 def _mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:
     """Yield what is wrong with sections that are right by themselves."""
-    federated, compute, original = pipeline.federated, pipeline.compute, ORIGINALS[pipeline.download.dataset]
+    federated, compute = pipeline.federated, pipeline.compute
     cohort, clients = federated.clients_per_round, pipeline.partition.clients
     if cohort > clients:
         yield ParameterError("federated.clients_per_round", f"{cohort} exceeds partition.clients = {clients}")
-    network = skeleton(pipeline.model.model.for_classes(original.classes))
-    yield from _raised(lambda: federated.algorithm.check(network))
-    # Tried on labels as many as the data set's, each as often as the other.
-    labels = np.arange(_train_examples(original)) % original.classes
-    yield from _raised(lambda: pipeline.partition.assign(labels, pipeline.seed))
+    if known := _known(pipeline.download):
+        yield from _raised(lambda: federated.algorithm.check(skeleton(pipeline.model.model.on(known.spec))))
+        # Tried on labels as many as the data set's, each as often as the other.
+        labels = np.arange(known.train_examples) % known.spec.classes
+        owners = np.arange(known.train_examples) % known.clients if known.clients else None
+        yield from _raised(lambda: pipeline.partition.assign(labels, pipeline.seed, owners))
     yield from _raised(compute.torch_device)
     if compute.engine == "ray" and find_spec("ray") is None:
         yield ParameterError("compute.engine", 'ray is not installed; pip install -e ".[ray]"')
 
 
-def _train_examples(original: Original) -> int:
-    """Return how many training examples there are: of the data set, or of the sample if that is what was downloaded."""
+@dataclass(frozen=True)
+class _Known:
+    spec: DataSpec
+    train_examples: int
+    clients: int  # of its own
+
+
+def _known(download: Download) -> _Known | None:
+    """Return what is known of a data set before it is there; None of one of the user's own that is not there yet."""
     try:
         there = describe(DATASET / "dataset.json")
     except UserError:
-        return original.train_examples
-    return there.train_examples if there.name.startswith(f"{original.name} sample") else original.train_examples
+        there = None
+    original = download.original
+    if original is None:
+        there = there if there and there.name == Path(download.path).stem else None
+    elif not there or not there.name.startswith(f"{original.name} sample"):  # which is smaller
+        return _Known(original.spec(), original.train_examples, 0)
+    return there and _Known(there.spec, there.train_examples, len(there.client_names))
 
 
 def _raised(attempt: Callable[[], object]) -> Iterator[ParameterError]:

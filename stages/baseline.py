@@ -12,7 +12,7 @@ from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import provenance
 from fedpipe.training.evaluation import confusion_rows
 
-MNIST = Path("data/mnist")
+DATASET = Path("data/dataset")
 MODEL = Path("models/baseline.safetensors")
 REPORTS = Path("reports/baseline")
 
@@ -27,8 +27,8 @@ def main() -> None:
         files.write_json(REPORTS / "metrics.json", {"baseline": result.metrics() | machine})
 
     def write(result: baseline.Result) -> None:
-        test = datasets.load(MNIST / "test.safetensors")
-        confusion = confusion_rows(test.labels, result.test.predictions, result.classes)
+        test = datasets.load(DATASET / "test.safetensors")
+        confusion = confusion_rows(test.labels, result.test.predictions, result.spec.classes)
         files.write_tensors(MODEL, result.parameters)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
         write_so_far(result)
@@ -49,7 +49,7 @@ def main() -> None:
                     write_so_far(result)
 
         result = baseline.run(
-            experiment, MNIST, checkpoint=in_project(Path.cwd()), recorded_in=dvcs_record(), on_resume=resumed,
+            experiment, DATASET, checkpoint=in_project(Path.cwd()), recorded_in=dvcs_record(), on_resume=resumed,
             on_epoch=report, on_end=write,
         )  # fmt: skip
     if result.diverged:

@@ -1,9 +1,8 @@
-"""Download MNIST or a similar data set, verify it, and write it as tensors to data/mnist.
+"""Download MNIST or another data set, verify it, and write it as tensors to data/dataset.
 
-If the environment variable FEDPIPE_MNIST names a folder or a URL, that source is tried first.
+If the environment variable FEDPIPE_DATA names a folder or a URL, the data set's folder in it is tried first.
 """
 
-import os
 from pathlib import Path
 
 from rich.panel import Panel
@@ -12,16 +11,15 @@ from fedpipe.config import file as params
 from fedpipe.data import datasets, sources
 from fedpipe.system import console
 
-OUT = Path("data/mnist")
+OUT = Path("data/dataset")
 
 
 def main() -> None:
     settings = params.read(sources.Download, at="download")
     OUT.mkdir(parents=True, exist_ok=True)
-    source = os.environ.get(sources.SOURCE_VARIABLE) or None
-    dataset = sources.fetch(settings, source, OUT, console.say)
+    dataset = sources.fetch(settings, sources.named_source(settings.dataset), OUT, console.say)
     datasets.save(dataset, OUT)
-    if dataset.name != sources.ORIGINALS[settings.dataset].name:
+    if settings.original and dataset.name != settings.original.name:
         console.console.print(
             Panel(
                 "[bold]THIS IS NOT MNIST[/] but a sample of 5,000 of its images, because no source answered.\n"

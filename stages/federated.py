@@ -14,7 +14,7 @@ from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import provenance
 from fedpipe.training.evaluation import confusion_rows
 
-DATA = FederatedData(dataset=Path("data/mnist"), clients=Path("data/shards"))
+DATA = FederatedData(dataset=Path("data/dataset"), clients=Path("data/shards"))
 MODEL = Path("models/federated.safetensors")
 REPORTS = Path("reports/federated")
 
@@ -31,7 +31,7 @@ def main() -> None:
 
     def write(result: Result) -> None:
         test = datasets.load(DATA.dataset / "test.safetensors")
-        confusion = confusion_rows(test.labels, result.test.predictions, result.classes)
+        confusion = confusion_rows(test.labels, result.test.predictions, result.spec.classes)
         files.write_tensors(MODEL, result.state.parameters)
         files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=result.dataset)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")

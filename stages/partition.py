@@ -7,12 +7,12 @@ from pydantic import Field
 from fedpipe.config import file as params
 from fedpipe.config.section import Section, Seed
 from fedpipe.data import datasets, store
-from fedpipe.data.partition import Partition
+from fedpipe.data.partition.settings import Partition
 from fedpipe.data.partition.skew import skew
 from fedpipe.data.shards import write_shards
 from fedpipe.system import console, files
 
-MNIST = Path("data/mnist")
+DATASET = Path("data/dataset")
 OUT = Path("data/shards")
 METRICS = Path("reports/partition/metrics.json")
 
@@ -27,13 +27,13 @@ class Settings(Section):
 def main() -> None:
     settings = params.read(Settings, only_its_fields=True)
     seed, partition = settings.seed, settings.partition
-    dataset = datasets.describe(MNIST / "dataset.json")
-    train = datasets.load(MNIST / "train.safetensors")
+    dataset = datasets.describe(DATASET / "dataset.json")
+    train = datasets.load(DATASET / "train.safetensors")
 
     with console.progress("clients", partition.clients) as bar:
-        training, held_out = write_shards(OUT, train, dataset.classes, partition, seed, on_client=bar.advance)
+        training, held_out = write_shards(OUT, train, dataset.spec.classes, partition, seed, on_client=bar.advance)
     sizes = [len(indices) for indices in training]
-    figures = skew(store.label_counts(training, train.labels.numpy(), dataset.classes))
+    figures = skew(store.label_counts(training, train.labels.numpy(), dataset.spec.classes))
     metrics = {
         "dataset": dataset.name,
         "clients": partition.clients,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from fedpipe.data.sources import ORIGINALS
 from fedpipe.engines import Compute
 from fedpipe.experiment import Experiment, FederatedData, iterate
 from fedpipe.federated.client import Client
@@ -16,11 +17,13 @@ from fedpipe.federated.messages import Broadcast, ClientReport, Task
 from fedpipe.federated.rounds import Round
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.state import ServerState
-from fedpipe.models import Architecture, Model, ModelChoice
+from fedpipe.models.base import Architecture, Model
 from fedpipe.models.parameters import Parameters, initial_parameters
 from fedpipe.models.reference_cnn import ReferenceCNN
+from fedpipe.models.settings import ModelChoice
 
-MODEL = ReferenceCNN().for_classes(10)
+MNIST = ORIGINALS["mnist"].spec()
+MODEL = ReferenceCNN().on(MNIST)
 LOCAL = LocalTraining(epochs=2, batch_size=32, optimizer="adam", lr=1e-3)
 THREADS = Compute(engine="threads", workers=2, device="cpu")
 SIZES = (100, 40, 250, 60, 150)  # unequal, so that a mean without weights would show
@@ -63,7 +66,7 @@ def federate(
 
 def start_of(model: Model | Architecture = MODEL, seed: int = 11) -> Parameters:
     """The initial parameters of such an experiment."""
-    return initial_parameters(model if isinstance(model, Architecture) else model.for_classes(10), seed)
+    return initial_parameters(model if isinstance(model, Architecture) else model.on(MNIST), seed)
 
 
 def client_of(

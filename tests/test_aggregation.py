@@ -12,8 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedpipe.federated.aggregation import AGGREGATORS, Aggregator, Collected, Collecting, ExactSum, Mean, Refused
-from fedpipe.federated.aggregation.mean import CAPACITY, MEANS, SUMS
+from fedpipe.federated.aggregation import AGGREGATORS
+from fedpipe.federated.aggregation.base import Aggregator, Refused
+from fedpipe.federated.aggregation.collected import Collected, Collecting
+from fedpipe.federated.aggregation.mean import CAPACITY, MEANS, SUMS, ExactSum, Mean
 from fedpipe.federated.messages import Aggregate, ClientReport, Message, Update
 from fedpipe.system.errors import UserError
 

@@ -24,8 +24,9 @@ from fedpipe.experiment import FederatedData, Result, run
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.strategies import STRATEGIES
-from fedpipe.models import Model, ModelChoice
+from fedpipe.models.base import Model
 from fedpipe.models.logistic import Logistic
+from fedpipe.models.settings import ModelChoice
 from fedpipe.system.checkpoints import FOLDER, Checkpoints, checkpoints, in_project
 from fedpipe.system.pace import Pace
 from fedpipe.system.records import Record

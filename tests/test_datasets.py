@@ -7,8 +7,10 @@ names a source of MNIST, one test reads all of it.
 import gzip
 import hashlib
 import json
+import pickle
 import re
 import struct
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -16,14 +18,17 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 import torch
 import torchvision.datasets
-from torchvision.datasets import EMNIST, KMNIST, MNIST, FashionMNIST
+from torchvision.datasets import CIFAR10, CIFAR100, EMNIST, KMNIST, MNIST, SVHN, FashionMNIST
 
 from fedpipe.data import sources
 from fedpipe.data.datasets import Dataset, Split, describe, load, save
 from fedpipe.data.sources import ORIGINALS, Download, fetch
+from fedpipe.spec import DataSpec
 from fedpipe.system.errors import UserError
 from tests.conftest import MNIST_SOURCE
 
@@ -37,7 +42,7 @@ def folder(sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     folder.mkdir()
     resources = []
     for prefix, split, n in (("train", sample.train, 100), ("t10k", sample.test, 20)):
-        images, labels = split.images[:n], split.labels[:n].to(torch.uint8)
+        images, labels = split.images[:n, :, :, 0], split.labels[:n].to(torch.uint8)
         for name, magic, tensor in (("images-idx3", 2051, images), ("labels-idx1", 2049, labels)):
             header = struct.pack(f">{1 + tensor.ndim}i", magic, *tensor.shape)
             content = gzip.compress(header + tensor.numpy().tobytes(), mtime=0)
@@ -146,18 +151,19 @@ def test_the_number_of_retries_is_bounded(
     ["/no/such/folder", "http://[::1", "http://", "https:///x", "http://host:99999", "ftp://host", "C:\\mnist"],
 )
 def test_what_is_neither_folder_nor_url_is_refused(source: str, scratch: Path, folder: Path):
-    with pytest.raises(UserError, match=rf"^FEDPIPE_MNIST: {re.escape(repr(source))} is neither a folder nor an http"):
+    with pytest.raises(UserError, match=rf"^FEDPIPE_DATA: {re.escape(repr(source))} is neither a folder nor an http"):
         fetch(Download(), source, scratch, silent)
 
 
 @pytest.mark.parametrize("dataset", ORIGINALS)
 def test_every_file_may_be_as_large_as_it_is(dataset: str):
-    """EMNIST's archive has 562 MB; of the others' files the largest is Fashion-MNIST's, with 26 MB."""
-    assert ORIGINALS[dataset].largest > (562e6 if dataset.startswith("emnist") else 26.5e6)
+    """EMNIST's archive has 562 MB; CIFAR's 171 MB, SVHN's files 182 MB; of the others' the largest has 26 MB."""
+    largest = 562e6 if dataset.startswith("emnist") else 183e6 if dataset.startswith(("cifar", "svhn")) else 26.5e6
+    assert ORIGINALS[dataset].largest > largest
 
 
 def test_the_sample_does_not_stand_in_for_a_source_that_is_named(scratch: Path, folder: Path):
-    with pytest.raises(UserError, match=r"no source answers: .*; name another FEDPIPE_MNIST=DIR_OR_URL$"):
+    with pytest.raises(UserError, match=r"no source answers: .*; name another FEDPIPE_DATA=DIR_OR_URL$"):
         fetch(Download(retries=0), "http://127.0.0.1:9", scratch, silent)
 
 
@@ -245,12 +251,12 @@ def test_fashion_mnist_and_kmnist_are_read_by_the_same_code(
     for dataset, kind, name in (("fashion-mnist", FashionMNIST, "Fashion-MNIST"), ("kmnist", KMNIST, "KMNIST")):
         monkeypatch.setattr(kind, "resources", MNIST.resources)
         fetched = fetch(Download(dataset=dataset, retries=0), str(folder), scratch, silent)
-        assert (fetched.name, fetched.classes) == (name, 10)
+        assert (fetched.name, fetched.spec.classes) == (name, 10)
         assert equal(fetched.test, Split(sample.test.images[:20], sample.test.labels[:20]))
 
 
 def test_one_data_sets_files_are_not_taken_for_anothers(folder: Path, scratch: Path):
-    with pytest.raises(UserError, match=r"^Fashion-MNIST: .*train-images-idx3-ubyte\.gz: damaged: "):
+    with pytest.raises(UserError, match=r"gz: this is MNIST's file, and not Fashion-MNIST's$"):
         fetch(Download(dataset="fashion-mnist"), str(folder), scratch, silent)
 
 
@@ -270,7 +276,7 @@ def test_emnist_comes_upright_with_labels_from_0(
     with zipfile.ZipFile(archive, "w") as file:
         for part in ("train", "test"):
             for name, magic, tensor in (
-                ("images-idx3", 2051, images.transpose(1, 2)),
+                ("images-idx3", 2051, images[..., 0].transpose(1, 2)),
                 ("labels-idx1", 2049, (labels + first).to(torch.uint8)),
             ):
                 header = struct.pack(f">{1 + tensor.ndim}i", magic, *tensor.shape)
@@ -278,8 +284,83 @@ def test_emnist_comes_upright_with_labels_from_0(
                 file.writestr(f"gzip/emnist-{split}-{part}-{name}-ubyte.gz", content)
     monkeypatch.setattr(EMNIST, "md5", hashlib.md5(archive.read_bytes()).hexdigest())
     fetched = fetch(Download(dataset=f"emnist-{split}"), str(tmp_path), scratch, silent)
-    assert (fetched.name, fetched.classes) == (f"EMNIST {split}", classes)
+    assert (fetched.name, fetched.spec.classes) == (f"EMNIST {split}", classes)
     assert equal(fetched.train, Split(images, labels))
+
+
+def in_cifars_format(folder: Path, images: np.ndarray, labels: list[int], *, hundred: bool) -> Path:
+    """Write an archive of pickled batches of rows, the red pixels first, as the authors of CIFAR did."""
+    rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    key, base = ("fine_labels", "cifar-100-python") if hundred else ("labels", "cifar-10-batches-py")
+    parts = {"train": slice(50), "test": slice(50, 60)}
+    if not hundred:
+        parts = {f"data_batch_{n + 1}": slice(10 * n, 10 * n + 10) for n in range(5)} | {"test_batch": slice(50, 60)}
+    contents = {name: {"data": rows[part], key: labels[part]} for name, part in parts.items()}
+    names = [f"class {number}" for number in range(100 if hundred else 10)]
+    contents["meta" if hundred else "batches.meta"] = {"fine_label_names" if hundred else "label_names": names}
+    archive = folder / f"{'cifar-100' if hundred else 'cifar-10'}-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in contents.items():
+            (folder / name).write_bytes(pickle.dumps(content))
+            tar.add(folder / name, f"{base}/{name}")
+    return archive
+
+
+@pytest.mark.parametrize(("dataset", "kind"), [("cifar10", CIFAR10), ("cifar100", CIFAR100)])
+def test_cifar_comes_in_colour(
+    dataset: str, kind: type[CIFAR10], scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    images = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
+    labels = [number % 10 for number in range(60)]
+    archive = in_cifars_format(tmp_path, images, labels, hundred=dataset == "cifar100")
+
+    def known(name: str) -> str:
+        return hashlib.md5((tmp_path / name).read_bytes()).hexdigest()
+
+    monkeypatch.setattr(kind, "tgz_md5", known(archive.name))
+    monkeypatch.setattr(kind, "train_list", [[name, known(name)] for name, _ in kind.train_list])
+    monkeypatch.setattr(kind, "test_list", [[name, known(name)] for name, _ in kind.test_list])
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": known(kind.meta["filename"])})
+    fetched = fetch(Download(dataset=dataset), str(tmp_path), scratch, silent)
+    assert fetched.name == ORIGINALS[dataset].name
+    assert fetched.spec.shape == (32, 32, 3)
+    assert len(fetched.class_names) == fetched.spec.classes == ORIGINALS[dataset].classes
+    assert equal(fetched.train, Split(torch.from_numpy(images[:50]), torch.tensor(labels[:50])))
+    assert equal(fetched.test, Split(torch.from_numpy(images[50:]), torch.tensor(labels[50:])))
+    archive.write_bytes(b"not it")
+    with pytest.raises(UserError, match=rf"{archive.name}: damaged: 6 bytes"):
+        fetch(Download(dataset=dataset), str(tmp_path), scratch, silent)
+
+
+def test_svhn_comes_in_colour_with_0_for_its_label_10(scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(30) % 10
+    split_list = {}
+    for split, part in (("train", slice(20)), ("test", slice(20, 30))):
+        path = tmp_path / f"{split}_32x32.mat"
+        known = {"X": images[part].transpose(1, 2, 3, 0), "y": np.where(labels == 0, 10, labels)[part, None]}
+        scipy.io.savemat(path, known)
+        split_list[split] = [SVHN.split_list[split][0], path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(SVHN, "split_list", split_list)
+    fetched = fetch(Download(dataset="svhn"), str(tmp_path), scratch, silent)
+    assert equal(fetched.train, Split(torch.from_numpy(images[:20]), torch.from_numpy(labels[:20])))
+    assert equal(fetched.test, Split(torch.from_numpy(images[20:]), torch.from_numpy(labels[20:])))
+
+
+def test_one_variable_names_the_source_of_every_data_set(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It holds a folder for each; the older one names the folder itself."""
+    monkeypatch.setenv("FEDPIPE_DATA", str(tmp_path / "sets"))
+    assert sources.named_source("mnist") == str(tmp_path / "sets/mnist")
+    assert sources.named_source("emnist-letters") == str(tmp_path / "sets/emnist")
+    (tmp_path / "sets").mkdir()
+    folder.rename(tmp_path / "sets/mnist")
+    (tmp_path / "scratch").mkdir()
+    assert fetch(NO_RETRY, sources.named_source("mnist"), tmp_path / "scratch", silent).name == "MNIST"
+    with pytest.raises(UserError, match=r"sets/kmnist: not there; FEDPIPE_DATA names a folder that must hold kmnist/"):
+        fetch(Download(dataset="kmnist"), sources.named_source("kmnist"), tmp_path / "scratch", silent)
+    monkeypatch.delenv("FEDPIPE_DATA")
+    monkeypatch.setenv("FEDPIPE_MNIST", "there")
+    assert sources.named_source("mnist") == "there"
 
 
 @pytest.mark.parametrize("dataset", ORIGINALS)
@@ -287,14 +368,14 @@ def test_torchvision_knows_each_data_set_and_where_it_is(dataset: str):
     original = ORIGINALS[dataset]
     kind = getattr(torchvision.datasets, original.kind)
     assert original.split is None or original.split in kind.splits
-    resources, mirrors = sources._archives(kind)
-    assert all(len(md5) == 32 for _, md5 in resources)
-    assert all(mirror.startswith("http") and mirror.endswith("/") for mirror in mirrors)
+    for file in sources._files(kind):
+        assert len(file.md5) == 32
+        assert all(mirror.startswith("http") and mirror.endswith("/") for mirror in file.mirrors)
 
 
 def test_there_is_no_offline_sample_of_another_data_set(scratch: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(KMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(UserError, match=r"^KMNIST: no source answers: .*; set FEDPIPE_MNIST=DIR_OR_URL$"):
+    with pytest.raises(UserError, match=r"^KMNIST: no source answers: .*; set FEDPIPE_DATA=DIR_OR_URL$"):
         fetch(Download(dataset="kmnist", retries=0), None, scratch, silent)
 
 
@@ -313,14 +394,14 @@ def test_without_an_answer_it_is_an_error_where_the_sample_is_not_allowed(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(UserError, match=r"set FEDPIPE_MNIST=DIR_OR_URL, or allow download\.offline_sample"):
+    with pytest.raises(UserError, match=r"set FEDPIPE_DATA=DIR_OR_URL, or allow download\.offline_sample"):
         fetch(NO_RETRY, None, scratch, silent)
 
 
 def test_the_sample_is_split_by_class_without_overlap(sample: Dataset):
     assert torch.bincount(sample.train.labels).tolist() == [400] * 10
     assert torch.bincount(sample.test.labels).tolist() == [100] * 10
-    assert sample.train.images.shape == (4000, 28, 28)
+    assert sample.train.images.shape == (4000, 28, 28, 1)
     assert sample.train.images.dtype == torch.uint8
     seen = [image.numpy().tobytes() for split in (sample.train, sample.test) for image in split.images]
     assert len(set(seen)) == 5000
@@ -341,7 +422,8 @@ def test_what_is_saved_is_what_is_loaded_and_described(sample: Dataset, tmp_path
     assert equal(load(tmp_path / "test.safetensors"), sample.test)
     description = json.loads((tmp_path / "dataset.json").read_text())
     assert description["name"] == describe(tmp_path / "dataset.json").name == sample.name
-    assert description["classes"] == 10
+    assert describe(tmp_path / "dataset.json").spec == sample.spec == DataSpec(28, 28, 1, 10, (0.1307,), (0.3081,))
+    assert description["class_names"] == list("0123456789")
     assert (description["train_examples"], description["test_examples"]) == (4000, 1000)
     digest = hashlib.sha256(sample.train.images.numpy().tobytes()).hexdigest()
     assert description["sha256"]["train_images"] == digest

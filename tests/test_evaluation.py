@@ -11,10 +11,11 @@ from fedpipe.models.parameters import initial_parameters, network_with
 from fedpipe.models.reference_cnn import ReferenceCNN
 from fedpipe.training.evaluation import CHUNK, Evaluation, confusion_rows, evaluate, evaluate_part
 from fedpipe.training.images import normalised
+from tests.federations import MNIST
 
 
 def a_network() -> nn.Module:
-    architecture = ReferenceCNN().for_classes(10)
+    architecture = ReferenceCNN().on(MNIST)
     return network_with(architecture, initial_parameters(architecture, 1))
 
 
@@ -23,8 +24,8 @@ def test_evaluation_agrees_with_scikit_learn(sample: Dataset, examples: int):
     network = a_network()
     images, labels = sample.train.images[-examples:], sample.train.labels[-examples:]
     with torch.inference_mode():
-        logits = network(normalised(images)).double()
-    found = evaluate(network, images, labels)
+        logits = network(normalised(images, MNIST)).double()
+    found = evaluate(network, images, labels, MNIST)
     probabilities = torch.softmax(logits, dim=1).numpy()
     assert found.loss == pytest.approx(log_loss(labels, probabilities, labels=range(10)), rel=1e-5)
     assert found.accuracy == accuracy_score(labels, probabilities.argmax(axis=1))
@@ -35,9 +36,9 @@ def test_evaluation_agrees_with_scikit_learn(sample: Dataset, examples: int):
 def test_evaluation_is_the_same_in_parts_whatever_their_order(sample: Dataset, order: int):
     network = a_network()
     images, labels = sample.train.images, sample.train.labels
-    whole = evaluate(network, images, labels)
+    whole = evaluate(network, images, labels, MNIST)
     parts = [
-        evaluate_part(network, images[start : start + 3 * CHUNK], labels[start : start + 3 * CHUNK], start)
+        evaluate_part(network, images[start : start + 3 * CHUNK], labels[start : start + 3 * CHUNK], MNIST, start)
         for start in range(0, len(labels), 3 * CHUNK)
     ]
     together = Evaluation.of(parts[::order])

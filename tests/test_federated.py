@@ -19,7 +19,7 @@ from fedpipe.federated.messages import ClientReport
 from fedpipe.federated.rounds import Round, run_rounds
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.testing import EvaluateParts, parts
-from fedpipe.models import Architecture
+from fedpipe.models.base import Architecture
 from fedpipe.models.logistic import Logistic
 from fedpipe.models.parameters import Parameters, network_with, parameters_of
 from fedpipe.system.errors import ParameterError
@@ -29,6 +29,7 @@ from fedpipe.training.evaluation import Evaluation, evaluate
 from fedpipe.training.loop import train
 from tests.federations import (
     LOCAL,
+    MNIST,
     MODEL,
     SIZES,
     THREADS,
@@ -50,6 +51,7 @@ def locally_trained(start: Parameters, folder: Path, round: int, client: int, se
         train(
             network,
             *open_store(folder).examples(client),
+            MNIST,
             LOCAL,
             generator(seed, "batches", round=round, client=client),
         )
@@ -86,7 +88,7 @@ def test_whole_shard_batches_of_all_clients_are_a_gradient_step_on_the_whole_dat
     [(state, _)] = federate(folder, test, rounds=1, clients_per_round=5, seed=0, local=local)
     images, labels = (torch.cat(part) for part in zip(*map(open_store(folder).examples, range(5)), strict=True))
     network = network_with(MODEL, start)
-    list(train(network, images, labels, local, generator(0, "any order")))
+    list(train(network, images, labels, MNIST, local, generator(0, "any order")))
     for name, expected in parameters_of(network).items():
         torch.testing.assert_close(state.parameters[name], expected, rtol=1e-4, atol=1e-6)
 
@@ -157,7 +159,7 @@ def test_the_result_depends_neither_on_chunks_nor_on_their_order(
         chunks = [order[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(tasks)], strict=True)]
         return (job(shared, chunk) for chunk in data.draw(st.permutations(chunks)) if chunk)
 
-    found = run_by(shuffled, folder, test, folder, rounds=2, clients_per_round=5, model=Logistic().for_classes(10))
+    found = run_by(shuffled, folder, test, folder, rounds=2, clients_per_round=5, model=Logistic().on(MNIST))
     for (one, a), (other, b) in zip(found, expected, strict=True):
         assert same(one.parameters, other.parameters)
         assert a.clients == b.clients
@@ -247,7 +249,7 @@ def test_a_client_reports_what_its_model_does_on_its_own_examples(folder: Path, 
     update = client_of(folder, tmp_path).update(first_round(start), task_of(2))
     pieces = update.delta.split([tensor.numel() for tensor in start.values()])
     trained = {name: start[name] + piece.view_as(start[name]) for name, piece in zip(start, pieces, strict=True)}
-    found = evaluate(network_with(MODEL, trained), *open_store(folder).examples(2))
+    found = evaluate(network_with(MODEL, trained), *open_store(folder).examples(2), MNIST)
     assert update.report.examples == SIZES[2]
     assert update.report.accuracy == found.accuracy
     assert update.report.loss == pytest.approx(found.loss, rel=1e-4)
@@ -280,7 +282,7 @@ def test_the_row_of_a_round_adds_up(folder: Path, test: Path):
         np.average([report.train_loss for report in round.clients], weights=[SIZES[client] for client in cohort])
     )
     examples = load(test)
-    again = evaluate(network_with(MODEL, state.parameters), examples.images, examples.labels)
+    again = evaluate(network_with(MODEL, state.parameters), examples.images, examples.labels, MNIST)
     assert row["test_accuracy"] == again.accuracy
 
 

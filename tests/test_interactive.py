@@ -18,14 +18,16 @@ from fedpipe.data.sources import SOURCE_VARIABLE
 from fedpipe.data.store import ClientStore
 from fedpipe.experiment import FederatedData
 from fedpipe.experiment import run as run_files
-from fedpipe.federated.aggregation import Mean
+from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.context import ClientContext
 from fedpipe.federated.messages import Aggregate, Update
 from fedpipe.federated.sampling import Sampling
 from fedpipe.federated.strategies.fedprox import FedProx
 from fedpipe.models.logistic import Logistic
+from fedpipe.spec import DataSpec
 from fedpipe.system.errors import UserError
 from fedpipe.training.images import normalised
+from tests.federations import MNIST
 
 SMALL: dict[str, Any] = {
     "model": "logistic",
@@ -73,10 +75,11 @@ def test_a_run_from_python_is_the_pipelines_run(folder: Path, test: Path, sample
     store = ClientStore(folder)
     clients: list[Any] = [store.examples(client) for client in range(len(store))]
     given = (sample.test.images, sample.test.labels)
-    assert same(fedpipe.run(experiment, data=clients, test=given, quiet=True), expected)
+    constants: dict[str, Any] = {"mean": [0.1307], "std": [0.3081]}
+    assert same(fedpipe.run(experiment, data=clients, test=given, quiet=True, **constants), expected)
     settings = {**SMALL, "seed": 5}
     del settings["clients"]
-    assert same(fedpipe.run(data=clients, test=given, **settings), expected)
+    assert same(fedpipe.run(data=clients, test=given, **constants, **settings), expected)
 
 
 def test_without_data_the_sample_is_taken_and_said_and_no_file_is_left(
@@ -97,15 +100,15 @@ def test_without_data_the_sample_is_taken_and_said_and_no_file_is_left(
 
 
 def test_the_pipelines_data_set_is_taken_if_it_is_there(sample: Dataset, tmp_path: Path):
-    save(replace(sample, name="the pipeline's"), tmp_path / "data/mnist")
+    save(replace(sample, name="the pipeline's"), tmp_path / "data/dataset")
     assert fedpipe.run(**SMALL).dataset == "the pipeline's"
-    assert fedpipe.run(data=tmp_path / "data/mnist", **SMALL).dataset == "the pipeline's"
+    assert fedpipe.run(data=tmp_path / "data/dataset", **SMALL).dataset == "the pipeline's"
 
 
 def test_own_data_is_divided_a_tenth_held_out_to_test_on(own: tuple[np.ndarray, np.ndarray]):
     images, labels = own
     result = fedpipe.run(data=(images, labels), scheme="dirichlet", dirichlet={"alpha": 1.0}, **SMALL)
-    assert (result.dataset, result.classes) == ("own data", 3)
+    assert (result.dataset, result.spec.classes) == ("own data", 3)
     assert len(result.test.predictions) == 30
     assert result.accuracy > 0.9
     tensors = torch.from_numpy(images), torch.from_numpy(labels)
@@ -136,12 +139,12 @@ def test_the_module_is_plain_torch(sample: Dataset):
     result = fedpipe.run(**{**SMALL, "model": "reference-cnn", "rounds": 1})
     module = result.module()
     with torch.inference_mode():
-        pixels = sample.test.images[:, None].float()
+        pixels = sample.test.images.permute(0, 3, 1, 2).float()
         predicted = module((pixels / 255 - 0.1307) / 0.3081).argmax(dim=1)
     assert isinstance(module, nn.Module)
     assert not module.training
     assert (predicted == sample.test.labels).float().mean().item() == pytest.approx(result.accuracy, abs=0.002)
-    assert torch.equal(module(normalised(sample.test.images[:5])).argmax(1), result.test.predictions[:5])
+    assert torch.equal(module(normalised(sample.test.images[:5], MNIST)).argmax(1), result.test.predictions[:5])
 
 
 def test_the_plot_shows_the_accuracy_of_each_round(tmp_path: Path):
@@ -177,8 +180,8 @@ class Straight(fedpipe.Partitioner):
 class Linear(fedpipe.Model):
     """Logistic regression, written by a user."""
 
-    def build(self, classes: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(784, classes))
+    def build(self, spec: DataSpec) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(spec.values, spec.classes))
 
 
 @pytest.mark.parametrize("engine", ["threads", "processes"])
@@ -261,12 +264,30 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"strategy": "fedprix"}, 'federated.strategy: "fedprix" is not one of'),
     ({"rounds": 0}, "federated.rounds: 0 must be greater than 0"),
     ({"model": "3nn"}, 'model.name: "3nn" is not one of'),
-    ({"transforms": [Halved(), Halved()]}, "federated.transforms: two of one class"),
+    ({"transforms": [Halved(), Halved()]}, 'federated.transforms: ["Halved", "Halved"]: two of one class'),
     ({"clients_per_round": 9}, "federated.clients_per_round: 9 exceeds the 6 clients"),
     ({"data": "nowhere"}, "nowhere/dataset.json: not there"),
     ({"data": (IMAGES,)}, "data: not a pair of images and labels"),
-    ({"data": (IMAGES / 255, LABELS)}, "data: images are (20, 28, 28) float64, and must be (n, 28, 28) uint8"),
-    ({"data": (IMAGES[:, 2:], LABELS)}, "data: images are (20, 26, 28) uint8, and must be (n, 28, 28) uint8"),
+    (
+        {"data": (IMAGES / 255, LABELS)},
+        "data: images are (20, 28, 28) float64, and must be (n, height, width) or (n, height, width, channels) uint8",
+    ),
+    (
+        {"data": (IMAGES[0], LABELS)},
+        "data: images are (28, 28) uint8, and must be (n, height, width) or (n, height, width, channels) uint8",
+    ),
+    (
+        {"data": (IMAGES, LABELS), "test": (IMAGES[:, 2:], LABELS)},
+        "test: images are (20, 26, 28, 1) uint8, unlike those of data: (20, 28, 28, 1) uint8",
+    ),
+    (
+        {"data": (IMAGES, LABELS), "mean": [0.1]},
+        "std: missing, but the other of mean and std is given; give both, or neither",
+    ),
+    (
+        {"data": (IMAGES, LABELS), "mean": [0.1] * 3, "std": [0.1] * 3},
+        "download.mean: 3 numbers, but images have 1 channels",
+    ),
     ({"data": (IMAGES, LABELS[1:])}, "data: labels are (19,) int64, and must be (20,) of whole numbers"),
     ({"data": (IMAGES, LABELS - 1)}, "data: labels below 0"),
     ({"data": (IMAGES[:0], LABELS[:0])}, "data: no examples"),

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load
 
-from fedpipe.federated.aggregation import Collected, ExactSum
+from fedpipe.federated.aggregation.collected import Collected
+from fedpipe.federated.aggregation.mean import ExactSum
 from fedpipe.federated.messages import Broadcast, ClientReport, Message, PartialSum, Refusal, Task, Update
 from fedpipe.system.records import Record
 

@@ -138,7 +138,7 @@ MISTAKES = [
     ("federated.strategy", "fedsvd", "federated.strategy: \"fedsvd\" is not one of 'fedavg', 'fedsgd', "),
     ("federated.local", 3, "federated.local: 3 is not a block of keys; known: epochs, batch_size, optimizer, lr, "),
     ("baseline.optimizer", "lion", "baseline.optimizer: \"lion\" is not one of 'adam', 'sgd'"),
-    ("model.name", "resnet", "model.name: \"resnet\" is not one of 'reference-cnn'"),
+    ("model.name", "resnet18", "model.name: \"resnet18\" is not one of 'reference-cnn'"),
     ("partition.scheme", None, "partition.scheme: null is not text"),
     ("download.offline_sample", "no", 'download.offline_sample: "no" is not true or false'),
     ("download.retries", 11, "download.retries: 11 must be at most 10"),

@@ -148,8 +148,8 @@ def test_the_check_knows_that_the_sample_is_there(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     text = changed("partition.clients", 5000)
     assert answers(text, tmp_path) == ""
-    (tmp_path / "data/mnist").mkdir(parents=True)
+    (tmp_path / "data/dataset").mkdir(parents=True)
     sample = {"classes": 10, "train_examples": 4000, "test_examples": 1000, "sha256": {}}
-    (tmp_path / "data/mnist/dataset.json").write_text(json.dumps({"name": "MNIST sample (5,000 images)", **sample}))
+    (tmp_path / "data/dataset/dataset.json").write_text(json.dumps({"name": "MNIST sample (5,000 images)", **sample}))
     assert "partition.clients: 5000 exceeds the 4000 training examples" in answers(text, tmp_path)
     assert (ROOT / "params.yaml").is_file()

@@ -11,9 +11,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
 from fedpipe.data.datasets import Dataset
-from fedpipe.data.partition import PARTITIONERS, Partition
+from fedpipe.data.partition import PARTITIONERS
 from fedpipe.data.partition.feature import Feature
 from fedpipe.data.partition.quantity import Quantity
+from fedpipe.data.partition.settings import Partition
 from fedpipe.data.partition.skew import gini, skew
 from fedpipe.data.store import label_counts
 from fedpipe.system.errors import UserError
@@ -22,7 +23,8 @@ from fedpipe.system.randomness import generator
 labels_and_clients = st.integers(1, 200).flatmap(
     lambda n: st.tuples(st.lists(st.integers(0, 9), min_size=n, max_size=n).map(np.array), st.integers(1, n))
 )
-SCHEMES = [*PARTITIONERS, "quantity", "feature", *(f"{scheme}+quantity" for scheme in PARTITIONERS if scheme != "iid")]
+BY_LABEL = [name for name, partitioner in PARTITIONERS.items() if not partitioner.by_owner]
+SCHEMES = [*BY_LABEL, "quantity", "feature", *(f"{scheme}+quantity" for scheme in BY_LABEL if scheme != "iid")]
 every = pytest.mark.parametrize("scheme", SCHEMES)
 BALANCED = np.repeat(np.arange(10), 1000)  # labels of 10,000 examples
 
@@ -310,7 +312,7 @@ def test_feature_rotates_by_its_angle(sample: Dataset):
     images = sample.train.images[:20]
     rotated = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(0, "feature"))
     angle = generator(0, "feature").uniform(-90, 90)
-    back = rotate(rotated.unsqueeze(1).float(), -angle, InterpolationMode.BILINEAR).squeeze(1)
+    back = rotate(rotated.permute(0, 3, 1, 2).float(), -angle, InterpolationMode.BILINEAR).permute(0, 2, 3, 1)
     assert (back - images).abs().mean() < 0.4 * (rotated.float() - images).abs().mean()
 
 
@@ -322,7 +324,7 @@ def test_feature_changes_contrast_and_adds_noise_by_its_amounts(sample: Dataset)
     _, deviation, factor = rng.uniform(0, 0), rng.uniform(0, 0.3), rng.uniform(0.6, 1.4)
     x = images.numpy() / 255
     x = np.clip(factor * x + (1 - factor) * x.mean(axis=(1, 2), keepdims=True), 0, 1)
-    x += deviation * rng.standard_normal((20, 1, 28, 28), dtype=np.float32)[:, 0]
+    x += deviation * rng.standard_normal((20, 1, 28, 28), dtype=np.float32).transpose(0, 2, 3, 1)
     expected = (x.clip(0, 1) * 255).round()
     assert np.abs(shown.numpy() - expected).max() <= 1  # of rounding
 
@@ -334,8 +336,42 @@ def test_feature_turns_to_both_sides(sample: Dataset):
     images = sample.train.images[:3]
     for seed, angle in enumerate(angles):
         shown = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(seed, "feature"))
-        expected = rotate(images.unsqueeze(1).float() / 255, angle, InterpolationMode.BILINEAR).squeeze(1) * 255
+        expected = rotate(images.permute(0, 3, 1, 2).float() / 255, angle, InterpolationMode.BILINEAR) * 255
+        expected = expected.permute(0, 2, 3, 1)
         assert (shown - expected.round()).abs().max() <= 1
+
+
+def test_feature_takes_colour_images_and_no_others():
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (5, 8, 6, 3), dtype=np.uint8))
+    assert Feature().apply(images, generator(0, "feature")).shape == images.shape
+    assert torch.equal(Feature(rotation=0.0, noise=0.0, contrast=0.0).apply(images, generator(0, "feature")), images)
+    with pytest.raises(UserError, match=r"^partition\.scheme: feature: images have 2 channels, and not 1 or 3$"):
+        Feature().apply(images[..., :2], generator(0, "feature"))
+
+
+# natural
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=200).map(np.array), st.integers(0, 2**32))
+def test_natural_gives_each_client_its_own_examples(owners: np.ndarray, seed: int):
+    clients = np.unique(owners)
+    assignment = partition("natural", len(clients)).assign(np.zeros(len(owners), int), seed, owners)
+    for client, indices in zip(clients, assignment, strict=True):
+        assert indices.tolist() == [place for place, owner in enumerate(owners) if owner == client]
+
+
+def test_natural_needs_to_know_whose_the_examples_are_and_as_many_clients():
+    labels, owners = np.zeros(6, int), np.array([0, 0, 1, 1, 2, 2])
+    with pytest.raises(UserError, match=r"^partition\.scheme: natural, but the data set does not say whose"):
+        partition("natural", 3).assign(labels, 0)
+    with pytest.raises(
+        UserError, match=r"^partition\.clients: 2, but the data has 3 clients of its own; take as many$"
+    ):
+        partition("natural", 2).assign(labels, 0, owners)
+    for given_too in ({"scheme": "natural+quantity"}, {"scheme": "natural", "examples_per_client": 5}):
+        with pytest.raises(ValueError, match="the clients' own examples are theirs; leave"):
+            Partition.model_validate(given_too)
 
 
 # The hold-out

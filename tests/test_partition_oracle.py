@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpipe.data.partition import Partition
+from fedpipe.data.partition.settings import Partition
 from fedpipe.data.partition.skew import skew
 from fedpipe.data.store import label_counts
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedpipe.data.partition import Partition
+from fedpipe.data.partition.settings import Partition
 from fedpipe.federated.sampling import Cohort, Sampling
 
 LABELS = np.repeat(np.arange(10), 300)
@@ -51,7 +51,7 @@ def test_the_holdout_of_a_seed():
 def test_the_appearance_of_a_seed():
     """Rotated by nothing and without noise, so that it is the factor of the contrast that is drawn."""
     settings = Partition.model_validate({"scheme": "feature", "feature": {"rotation": 0.0, "noise": 0.0}})
-    images = torch.zeros(1, 28, 28, dtype=torch.uint8)
+    images = torch.zeros(1, 28, 28, 1, dtype=torch.uint8)
     images[0, 10:18, 10:18] = 128
     shown = [settings.appearance(images, client, 42)[0, 14, 14].item() for client in range(5)]
     assert shown == [128, 160, 98, 71, 118]

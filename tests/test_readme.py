@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from fedpipe.config.section import Section, with_blocks
 from fedpipe.data.datasets import Dataset
 from fedpipe.data.partition import JOINED, PARTITIONERS
-from fedpipe.federated.aggregation import Mean
+from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.context import ClientContext, LocalResult, LocalTraining
 from fedpipe.federated.messages import ClientReport, Update
 from fedpipe.federated.strategies import STRATEGIES
@@ -20,6 +20,7 @@ from fedpipe.models.parameters import initial_parameters, network_with
 from fedpipe.system.randomness import generator
 from fedpipe.training.images import normalised
 from tests.conftest import ROOT
+from tests.federations import MNIST
 
 README = (ROOT / "README.md").read_text()
 
@@ -113,10 +114,10 @@ def test_the_readme_counts_the_lines_of_its_examples(name: str, folder: str):
 
 
 def test_the_model_maps_images_to_logits(sample: Dataset):
-    architecture = defined_in_readme("Perceptron")(hidden=20).for_classes(10)
+    architecture = defined_in_readme("Perceptron")(hidden=20).on(MNIST)
     parameters = initial_parameters(architecture, 0)
     assert sum(tensor.numel() for tensor in parameters.values()) == 784 * 20 + 20 + 20 * 10 + 10
-    logits = network_with(architecture, parameters)(normalised(sample.test.images))
+    logits = network_with(architecture, parameters)(normalised(sample.test.images, MNIST))
     assert logits.shape == (1000, 10)
     assert torch.isfinite(logits).all()
 

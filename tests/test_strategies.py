@@ -25,21 +25,23 @@ from fedpipe.federated.messages import Aggregate, Broadcast, ClientReport, Task,
 from fedpipe.federated.rounds import Round
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.state import ClientStates, ServerState
-from fedpipe.federated.strategies import STRATEGIES, Strategy
+from fedpipe.federated.strategies import STRATEGIES
+from fedpipe.federated.strategies.base import Strategy
 from fedpipe.federated.strategies.fedavg import FedAvg
 from fedpipe.federated.strategies.fedavgm import FedAvgM
 from fedpipe.federated.strategies.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedpipe.federated.strategies.fedprox import FedProx
 from fedpipe.federated.strategies.fedsgd import FedSGD
 from fedpipe.federated.strategies.qfedavg import QFedAvg
-from fedpipe.models import Model
+from fedpipe.models.base import Model
 from fedpipe.models.logistic import Logistic
 from fedpipe.models.parameters import flat, network_with, parameters_of
+from fedpipe.spec import DataSpec
 from fedpipe.system.randomness import generator
 from fedpipe.training.arithmetic import Arithmetic
 from fedpipe.training.images import normalised
 from fedpipe.training.loop import GradientFunction, loss_and_gradients, train
-from tests.federations import SIZES, client_of, federate, same, start_of, task_of, weights_of
+from tests.federations import MNIST, SIZES, client_of, federate, same, start_of, task_of, weights_of
 
 every = pytest.mark.parametrize("strategy", STRATEGIES)
 SGD = LocalTraining(epochs=2, batch_size=32, optimizer="sgd", lr=0.05)
@@ -50,9 +52,9 @@ SUMMED = {"scaffold": "control", "feddyn": "h"}  # what the server remembers of 
 class Normalised(Model):
     """A small network with BatchNorm, whose statistics are buffers: mean, variance, and a count, a whole number."""
 
-    def build(self, classes: int) -> nn.Module:
+    def build(self, spec: DataSpec) -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(1, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes)
+            nn.Conv2d(1, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, spec.classes)
         )
 
 
@@ -197,9 +199,9 @@ def test_buffers_are_averaged_by_examples(strategy: str, folder: Path, test: Pat
     cohort = [report.client for report in round.clients]
     clients = []
     for client in cohort:
-        network = network_with(Normalised().for_classes(10), start)
+        network = network_with(Normalised().on(MNIST), start)
         images, labels = open_store(folder).examples(client)
-        list(train(network, images, labels, local, generator(11, "batches", round=1, client=client)))
+        list(train(network, images, labels, MNIST, local, generator(11, "batches", round=1, client=client)))
         clients.append(parameters_of(network))
     for name in ("1.running_mean", "1.running_var"):
         expected = np.average([c[name].numpy() for c in clients], axis=0, weights=[SIZES[client] for client in cohort])
@@ -228,7 +230,7 @@ class Transcription:
         self.data = []
         for client in range(len(open_store(folder))):
             images, labels = open_store(folder).examples(client)
-            self.data.append((normalised(images).flatten(1).double().numpy(), labels.numpy()))
+            self.data.append((normalised(images, MNIST).flatten(1).double().numpy(), labels.numpy()))
         self.start = flat(start_of(Logistic(), seed).values()).double().numpy()
 
     def loss_and_gradient(
@@ -623,7 +625,7 @@ def test_bytes_are_the_lengths_of_what_is_sent(strategy: str, folder: Path, test
         folder, test, strategy=strategy, model=Normalised(), states=tmp_path / "one", rounds=1, dropout=0.5, local=SGD,
         clients_per_round=5,
     )  # fmt: skip
-    architecture, start = Normalised().for_classes(10), start_of(Normalised())
+    architecture, start = Normalised().on(MNIST), start_of(Normalised())
     settings: dict[str, Any] = {"strategy": strategy, "dropout": 0.5, "local": SGD}
     client = client_of(folder, tmp_path / "other", seed=11, architecture=architecture, **settings)
     extra = {"control": torch.zeros(1562)} if strategy == "scaffold" else {}
@@ -651,7 +653,7 @@ def test_bytes_are_the_lengths_of_what_is_sent(strategy: str, folder: Path, test
 def test_fedbn_averages_all_but_normalisation_which_each_client_has_its_own(folder: Path, test: Path, tmp_path: Path):
     """Li et al. 2021, algorithm 1, transcribed with the training loop that test_training checks."""
     torch.set_num_threads(1)
-    architecture, setting = Normalised().for_classes(10), {"strategy": "fedbn", "model": Normalised(), "local": SGD}
+    architecture, setting = Normalised().on(MNIST), {"strategy": "fedbn", "model": Normalised(), "local": SGD}
     server, home = dict(start_of(Normalised())), {}
     layers = [name for name in server if name.startswith("1.")]
     assert len(layers) == 5
@@ -661,7 +663,7 @@ def test_fedbn_averages_all_but_normalisation_which_each_client_has_its_own(fold
         for client in cohort_of(round):
             network = network_with(architecture, {**server, **home.get(client, initial)})
             rng = generator(11, "batches", round=round.number, client=client)
-            list(train(network, *open_store(folder).examples(client), SGD, rng))
+            list(train(network, *open_store(folder).examples(client), MNIST, SGD, rng))
             trained.append(parameters_of(network))
             home[client] = {name: trained[-1][name] for name in layers}
         for name in set(server) - set(layers):

@@ -187,10 +187,10 @@ def test_on_a_read_only_disk_a_stage_ends_with_every_file_as_it_was(stage: str, 
 PERMITTED = "setpriv --bounding-set=-dac_override,-dac_read_search" if os.geteuid() == 0 else ""  # root always is
 CLOSED = {  # what may not be read or written
     "check": ["params.yaml"],
-    "download": ["data/mnist"],
-    "partition": ["data", "data/mnist/dataset.json", "data/mnist/train.safetensors"],
-    "federated": ["data/mnist/test.safetensors", "data/shards", "data/shards/client-00002.safetensors", "models"],
-    "baseline": ["data/mnist/train.safetensors", ".fedpipe/checkpoints"],
+    "download": ["data/dataset"],
+    "partition": ["data", "data/dataset/dataset.json", "data/dataset/train.safetensors"],
+    "federated": ["data/dataset/test.safetensors", "data/shards", "data/shards/client-00002.safetensors", "models"],
+    "baseline": ["data/dataset/train.safetensors", ".fedpipe/checkpoints"],
     "compare": ["reports/federated/rounds.csv", "reports/baseline", "reports/figures"],
 }
 

@@ -19,6 +19,7 @@ from fedpipe.training.arithmetic import PLAIN, Arithmetic
 from fedpipe.training.images import normalised
 from fedpipe.training.loop import Correction, MeanGradient, WithOwnSGDStep, loss_and_gradients, train
 from fedpipe.training.settings import Training
+from tests.federations import MNIST
 
 
 class Linear(nn.Module):
@@ -54,8 +55,8 @@ def test_one_epoch_with_all_examples_in_a_batch_is_a_gradient_step(sample: Datas
     network = Linear()
     weight, bias = network.numpy()
     settings = Training(epochs=1, batch_size=300, optimizer="sgd", lr=0.1)
-    losses = list(train(network, images, labels, settings, generator(0, "batches")))
-    dw, db, loss = gradient(weight, bias, normalised(images).flatten(1).double().numpy(), labels.numpy())
+    losses = list(train(network, images, labels, MNIST, settings, generator(0, "batches")))
+    dw, db, loss = gradient(weight, bias, normalised(images, MNIST).flatten(1).double().numpy(), labels.numpy())
     np.testing.assert_allclose(network.layer.weight.detach(), weight - 0.1 * dw, atol=1e-12)
     np.testing.assert_allclose(network.layer.bias.detach(), bias - 0.1 * db, atol=1e-12)
     assert losses == [pytest.approx(loss)]
@@ -68,9 +69,9 @@ def test_epochs_of_minibatches_are_what_the_papers_write(sample: Dataset, optimi
     network = Linear()
     parameters = network.numpy()
     settings = Training(epochs=3, batch_size=100, optimizer=optimizer, lr=0.01)
-    losses = list(train(network, images, labels, settings, generator(9, "batches", round=2, client=5)))
+    losses = list(train(network, images, labels, MNIST, settings, generator(9, "batches", round=2, client=5)))
 
-    x, y = normalised(images).flatten(1).double().numpy(), labels.numpy()
+    x, y = normalised(images, MNIST).flatten(1).double().numpy(), labels.numpy()
     rng = generator(9, "batches", round=2, client=5)
     moments = [[np.zeros_like(p), np.zeros_like(p)] for p in parameters]
     expected_losses, step = [], 0
@@ -109,7 +110,7 @@ def test_momentum_weight_decay_and_clipping_are_torchs(sample: Dataset, settings
     images, labels = sample.train.images[:250], sample.train.labels[:250]
     ours, theirs = Linear(), Linear()
     settings = settings.model_copy(update={"epochs": 3, "batch_size": 100})
-    list(train(ours, images, labels, settings, generator(9, "batches")))
+    list(train(ours, images, labels, MNIST, settings, generator(9, "batches")))
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     optimizer = (
         torch.optim.SGD(theirs.parameters(), momentum=settings.momentum, **common)
@@ -120,7 +121,7 @@ def test_momentum_weight_decay_and_clipping_are_torchs(sample: Dataset, settings
     for _ in range(3):
         for batch in torch.from_numpy(rng.permutation(250)).split(100):
             optimizer.zero_grad()
-            F.cross_entropy(theirs(normalised(images[batch])), labels[batch]).backward()
+            F.cross_entropy(theirs(normalised(images[batch], MNIST)), labels[batch]).backward()
             if settings.clip_norm:
                 nn.utils.clip_grad_norm_(theirs.parameters(), settings.clip_norm)
             optimizer.step()
@@ -132,7 +133,11 @@ def test_a_batch_size_of_none_takes_all_examples_as_one_batch(sample: Dataset):
     one, other = Linear(), Linear()
     for network, batch_size in ((one, None), (other, 250)):
         settings = Training(epochs=2, batch_size=batch_size, optimizer="sgd", lr=0.01)
-        list(train(network, sample.train.images[:250], sample.train.labels[:250], settings, generator(9, "batches")))
+        list(
+            train(
+                network, sample.train.images[:250], sample.train.labels[:250], MNIST, settings, generator(9, "batches")
+            )
+        )
     assert all(np.array_equal(a, b) for a, b in zip(one.numpy(), other.numpy(), strict=True))
 
 
@@ -148,21 +153,21 @@ def test_the_mean_gradient_and_the_correction_add_up_to_the_change_of_the_weight
     start = np.concatenate([p.ravel() for p in network.numpy()])
     settings = Training(epochs=2, batch_size=100, optimizer="sgd", lr=0.01)
     gradient, images, labels = MeanGradient(), sample.train.images[:250], sample.train.labels[:250]
-    list(train(network, images, labels, settings, generator(9, "b"), PLAIN, Correction(constant), gradient))
+    list(train(network, images, labels, MNIST, settings, generator(9, "b"), PLAIN, Correction(constant), gradient))
     change = np.concatenate([p.ravel() for p in network.numpy()]) - start
     np.testing.assert_allclose(change, -0.01 * 6 * (gradient.flat() + constant), atol=1e-12)
 
 
 def test_a_correction_goes_to_the_parameter_it_belongs_to(sample: Dataset):
     """It does so also where a convolution's weights lie in another order in memory than in the vector."""
-    architecture = ReferenceCNN().for_classes(10)
+    architecture = ReferenceCNN().on(MNIST)
     start = initial_parameters(architecture, 0)
     vector = torch.linspace(-1, 1, 28_938)
     settings = Training(epochs=1, batch_size=None, optimizer="sgd", lr=0.1)
     ends = []
     for correction in (None, Correction(vector)):
         network, images = network_with(architecture, start), sample.train.images[:20]
-        list(train(network, images, sample.train.labels[:20], settings, generator(0, "b"), PLAIN, correction))
+        list(train(network, images, sample.train.labels[:20], MNIST, settings, generator(0, "b"), PLAIN, correction))
         ends.append(flat(parameters_of(network).values()))
     torch.testing.assert_close(ends[1] - ends[0], -0.1 * vector, rtol=0, atol=1e-6)
 
@@ -189,9 +194,9 @@ def test_an_objective_of_ones_own_takes_the_place_of_cross_entropy(sample: Datas
     network = Linear()
     parameters = network.numpy()
     settings = Training(epochs=2, batch_size=100, optimizer="sgd", lr=0.05)
-    list(train(network, images, labels, settings, generator(9, "batches"), gradients=at_perturbed_weights))
+    list(train(network, images, labels, MNIST, settings, generator(9, "batches"), gradients=at_perturbed_weights))
 
-    x, y = normalised(images).flatten(1).double().numpy(), labels.numpy()
+    x, y = normalised(images, MNIST).flatten(1).double().numpy(), labels.numpy()
     rng = generator(9, "batches")
     for _ in range(2):
         order = rng.permutation(250)
@@ -207,7 +212,7 @@ def test_an_objective_of_ones_own_takes_the_place_of_cross_entropy(sample: Datas
 @pytest.mark.parametrize("case", ["plain", "corrected", "observed", "clipped", "own objective"])
 def test_a_network_that_takes_its_own_sgd_step_trains_as_one_that_does_not(sample: Dataset, case: str):
     """Its step is taken only where it is the whole truth: no correction, observation, clipping or other objective."""
-    architecture = TwoNN().for_classes(10)
+    architecture = TwoNN().on(MNIST)
     start = initial_parameters(architecture, 0)
     images, labels = sample.train.images[:60], sample.train.labels[:60]
     settings = Training(epochs=2, batch_size=20, optimizer="sgd", lr=0.1, clip_norm=0.2 if case == "clipped" else None)
@@ -221,7 +226,9 @@ def test_a_network_that_takes_its_own_sgd_step_trains_as_one_that_does_not(sampl
         assert isinstance(network, WithOwnSGDStep)
         observed = MeanGradient() if case == "observed" else None
         trained: nn.Module = Wrapped(network) if plain else network
-        losses = list(train(trained, images, labels, settings, generator(0, "b"), mean_gradient=observed, **options))
+        losses = list(
+            train(trained, images, labels, MNIST, settings, generator(0, "b"), mean_gradient=observed, **options)
+        )
         results.append((flat(parameters_of(network).values()), losses, observed and observed.flat()))
     (one, losses, mean), (other, expected_losses, expected_mean) = results
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

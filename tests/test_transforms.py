@@ -21,12 +21,13 @@ from fedpipe.federated.rounds import Round
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.state import ClientStates, ServerState
 from fedpipe.federated.strategies import STRATEGIES
-from fedpipe.federated.transforms import TRANSFORMS, Chain, Transform
+from fedpipe.federated.transforms import TRANSFORMS
+from fedpipe.federated.transforms.base import Chain, Transform
 from fedpipe.federated.transforms.clip import Clip
 from fedpipe.models.logistic import Logistic
 from fedpipe.models.parameters import flat
 from fedpipe.models.reference_cnn import ReferenceBatchNormCNN
-from tests.federations import client_of, federate, first_round, same, start_of, task_of, weights_of
+from tests.federations import MNIST, client_of, federate, first_round, same, start_of, task_of, weights_of
 
 SGD = LocalTraining(epochs=2, batch_size=32, optimizer="sgd", lr=0.05)
 
@@ -82,7 +83,7 @@ def test_state_on_both_sides_does_what_the_transforms_say(folder: Path, test: Pa
     start = start_of(Logistic())
     rounds = federate(folder, test, states=tmp_path / "a", **STATEFUL)
     plain = client_of(
-        folder, tmp_path / "b", seed=11, architecture=Logistic().for_classes(10), local=SGD, clients_per_round=3
+        folder, tmp_path / "b", seed=11, architecture=Logistic().on(MNIST), local=SGD, clients_per_round=3
     )
     torch.set_num_threads(1)
     residuals: dict[int, np.ndarray] = {}

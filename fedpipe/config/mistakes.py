@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,6 +25,12 @@ def mistakes(error: ValidationError, section: type[Section], at: str = "") -> It
         yield _explain(details, section, at)
 
 
+def known_keys(unknown: str, known: Collection[str]) -> str:
+    """Say which keys there are, and first the one that may be meant by one that there is not."""
+    near = difflib.get_close_matches(unknown, known, n=1)
+    return f"{f'did you mean {near[0]}? ' if near else ''}known: {', '.join(known)}"
+
+
 def one_line(value: object) -> str:
     """Return what is said of a value on one line, and not all of it if it is long."""
     text = " ".join(str(value).split())
@@ -35,15 +41,13 @@ def one_line(value: object) -> str:
 def _explain(details: ErrorDetails, section: type[Section], at: str) -> str:
     """Turn one of pydantic's errors into one line: dotted path, value, what would work."""
     names = [one_line(name) for name in details["loc"]]
-    path = ".".join([at, *names] if at else names) or "the file"
+    where = ".".join([at, *names] if at else names)
+    path = where or "the file"
     value, context = details["input"], details.get("ctx", {})
-    shown = one_line(json.dumps(value, default=str, ensure_ascii=False))
+    shown = one_line(json.dumps(value, default=_shown, ensure_ascii=False))
     match details["type"]:
         case "extra_forbidden":
-            known = _keys(section, names[:-1])
-            near = difflib.get_close_matches(names[-1], known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            return f"{path}: unknown key; {hint}known: {', '.join(known)}"
+            return f"{path}: unknown key; {known_keys(names[-1], _keys(section, names[:-1]))}"
         case "missing":
             return f"{path}: missing"
         case "literal_error":
@@ -69,9 +73,13 @@ def _explain(details: ErrorDetails, section: type[Section], at: str) -> str:
         case "less_than_equal":
             return f"{path}: {shown} must be at most {_number(context['le'])}"
         case "value_error" if isinstance(value, dict):  # of keys that contradict each other
-            return f"{path}.{details['msg'].removeprefix('Value error, ')}"
+            return f"{where}.{details['msg'].removeprefix('Value error, ')}".removeprefix(".")
         case _:
             return f"{path}: {shown}: {details['msg'].removeprefix('Value error, ')}"
+
+
+def _shown(value: object) -> str:
+    return type(value).__name__ if isinstance(value, Section) else str(value)
 
 
 def _number(value: float) -> str:

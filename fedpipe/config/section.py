@@ -105,8 +105,11 @@ def or_own(kind: type[Section], *, several: bool = False) -> tuple[Any, ...]:
     def validated(value: Any, named: Callable[[Any], Any]) -> Any:
         if isinstance(value, kind):
             return (value,) if several else value
-        own = several and isinstance(value, (list, tuple)) and value and all(isinstance(one, kind) for one in value)
-        return tuple(value) if own else named(value)
+        if several and isinstance(value, (list, tuple)) and value and all(isinstance(one, kind) for one in value):
+            if len(set(map(type, value))) < len(value):
+                raise ValueError("two of one class")
+            return tuple(value)
+        return named(value)
 
     def said(value: Any) -> Any:
         if isinstance(value, tuple):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import Field, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import Field, StrictFloat, StrictInt, StrictStr, TypeAdapter
 from torch import Tensor
 
+from fedpipe.spec import DataSpec
 from fedpipe.system.errors import UserError
 from fedpipe.system.files import read_json, read_tensors, reading, sha256_of_tensors, write_json, write_tensors
 
@@ -18,11 +19,20 @@ from fedpipe.system.files import read_json, read_tensors, reading, sha256_of_ten
 class Split:
     """Hold the training or the test examples of a data set in memory."""
 
-    images: Tensor  # (n, 28, 28) uint8
+    images: Tensor  # (n, height, width, channels) uint8
     labels: Tensor  # (n,) int64, 0..classes-1
+    owners: Tensor | None = None  # (n,) int64: the client that each example is from, if the data set has clients
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that there are, by name."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+    def at(self, indices: Tensor) -> "Split":
+        """Return the examples at these places."""
+        return Split(**{name: tensor[indices] for name, tensor in self.tensors().items()})
 
 
 @dataclass(frozen=True)
@@ -31,24 +41,44 @@ class Dataset:
 
     name: str  # stands at the head of every report
     source: str  # where the examples come from, in words
-    classes: int
+    spec: DataSpec
+    class_names: tuple[str, ...]
     train: Split
     test: Split
+    client_names: tuple[str, ...] = ()  # of the clients that it brings along
+
+
+def measured(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel's pixels, where black is 0 and white is 1.
+
+    The sums are of whole numbers, so that no order of addition can change a bit. A channel without any contrast has the
+    standard deviation 1, so that it can be divided by.
+
+    Args:
+        images: (n, height, width, channels) uint8.
+    """
+    means, deviations = [], []
+    for channel in range(images.shape[3]):
+        counts = torch.bincount(images[..., channel].flatten(), minlength=256)  # of each brightness
+        pixels, brightness = int(counts.sum()), torch.arange(256)
+        total, squares = int((counts * brightness).sum()), int((counts * brightness**2).sum())
+        means.append(total / pixels / 255)
+        deviations.append((squares * pixels - total**2) ** 0.5 / pixels / 255 or 1.0)
+    return tuple(means), tuple(deviations)
 
 
 def save(dataset: Dataset, folder: Path) -> None:
     """Write train.safetensors, test.safetensors and, last, dataset.json to a folder."""
     sha256 = {}
     for name, split in (("train", dataset.train), ("test", dataset.test)):
-        write_tensors(folder / f"{name}.safetensors", {"images": split.images, "labels": split.labels})
-        sha256 |= {
-            f"{name}_images": sha256_of_tensors(split.images),
-            f"{name}_labels": sha256_of_tensors(split.labels),
-        }
+        write_tensors(folder / f"{name}.safetensors", split.tensors())
+        sha256 |= {f"{name}_{part}": sha256_of_tensors(tensor) for part, tensor in split.tensors().items()}
     description = {
         "name": dataset.name,
         "source": dataset.source,
-        "classes": dataset.classes,
+        **vars(dataset.spec),
+        "class_names": dataset.class_names,
+        "client_names": dataset.client_names,
         "train_examples": len(dataset.train),
         "test_examples": len(dataset.test),
         "sha256": sha256,
@@ -62,13 +92,15 @@ def load(path: Path) -> Split:
     Raises:
         UserError: the file is missing, or holds other examples than dataset.json says.
     """
-    sha256 = describe(path.with_name("dataset.json")).sha256
+    description = describe(path.with_name("dataset.json"))
     tensors = read_tensors(path)
     with reading(path, "download"):
-        for name in ("images", "labels"):
-            if sha256_of_tensors(tensors[name]) != sha256[f"{path.stem}_{name}"]:
+        for name in sorted({"images", "labels", *tensors}):
+            if sha256_of_tensors(tensors[name]) != description.sha256[f"{path.stem}_{name}"]:
                 raise ValueError(f"its {name} are not those that were downloaded")
-        return Split(tensors["images"], tensors["labels"])
+        if tensors["images"].shape[1:] != description.spec.shape:
+            raise ValueError(f"its images are not {' x '.join(map(str, description.spec.shape))}")
+        return Split(**tensors)
 
 
 def load_to(device: torch.device, path: Path) -> Split:
@@ -86,15 +118,30 @@ def _load_to(device: torch.device, path: Path, changed: int) -> Split:
     return Split(split.images.to(device), split.labels.to(device))
 
 
+Side = Annotated[StrictInt, Field(ge=1, le=10_000)]
+PerChannel = Annotated[tuple[StrictFloat, ...], Field(min_length=1, max_length=100)]
+
+
 @dataclass(frozen=True)
 class Description:
     """Hold what stages need to know about a data set besides its examples."""
 
     name: StrictStr  # stands at the head of every report
+    height: Side
+    width: Side
+    channels: Annotated[StrictInt, Field(ge=1, le=100)]
     classes: Annotated[StrictInt, Field(ge=2, le=1000)]
+    mean: PerChannel
+    std: PerChannel
+    class_names: tuple[StrictStr, ...]
+    client_names: tuple[StrictStr, ...]
     train_examples: Annotated[StrictInt, Field(ge=1)]
     test_examples: Annotated[StrictInt, Field(ge=1)]
     sha256: Mapping[str, str]  # of images and labels, by ``train_images`` and the like
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(self.height, self.width, self.channels, self.classes, self.mean, self.std)
 
 
 def describe(path: Path) -> Description:
@@ -105,6 +152,9 @@ def describe(path: Path) -> Description:
     """
     content = read_json(path)
     try:
-        return TypeAdapter(Description).validate_python(content)
-    except ValidationError:
+        description = TypeAdapter(Description).validate_python(content)
+        if not len(description.mean) == len(description.std) == description.channels or not all(description.std):
+            raise ValueError
+        return description
+    except ValueError:
         raise UserError(f"{path}: damaged (no description of a data set); delete it and run `dvc repro`") from None

@@ -7,7 +7,7 @@ import numpy as np
 
 from fedpipe.data import store
 from fedpipe.data.datasets import Split
-from fedpipe.data.partition import Partition
+from fedpipe.data.partition.settings import Partition
 
 
 def write_shards(
@@ -35,7 +35,8 @@ def write_shards(
     Raises:
         ParameterError: the examples cannot be divided like this.
     """
-    assigned = enumerate(partition.assign(train.labels.numpy(), seed))
+    owners = None if train.owners is None else train.owners.numpy()
+    assigned = enumerate(partition.assign(train.labels.numpy(), seed, owners))
     parts = [partition.hold_out(indices, client, seed) for client, indices in assigned]
     training, held_out = [one for one, _ in parts], [other for _, other in parts]
     store.write(

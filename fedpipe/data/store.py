@@ -71,7 +71,7 @@ class ClientStore:
         return int(self._rows[client, 3])
 
     def examples(self, client: int, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
-        """Return the images (n, 28, 28) uint8 and labels (n,) int64 that a client trains on.
+        """Return the images (n, height, width, channels) uint8 and labels (n,) int64 that a client trains on.
 
         On an accelerator they stay in its memory for the rounds to come. On the CPU, those of a large file are mapped.
 
@@ -146,7 +146,7 @@ def write(
 
     Args:
         folder: replaced if it is there.
-        images: (n, 28, 28) uint8.
+        images: (n, height, width, channels) uint8.
         labels: (n,) int64.
         assignment: for each client the indices of the examples it trains on.
         classes: how many labels there are.

@@ -13,9 +13,9 @@ from fedpipe.federated.context import ClientContext, LocalResult, copied
 from fedpipe.federated.messages import Broadcast, ClientReport, Task, Update
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.state import ClientStates
-from fedpipe.federated.strategies import Strategy
-from fedpipe.federated.transforms import Chain
-from fedpipe.models import Architecture
+from fedpipe.federated.strategies.base import Strategy
+from fedpipe.federated.transforms.base import Chain
+from fedpipe.models.base import Architecture
 from fedpipe.models.parameters import Parameters, scratch_network_with, skeleton, trained_names, vector_of
 from fedpipe.system.randomness import generator
 from fedpipe.training.arithmetic import PLAIN, Arithmetic
@@ -61,7 +61,7 @@ class Client:
             McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
         """
         strategy, round, k = self._strategy, broadcast.round, task.client
-        store, device = self._store, self.arithmetic.torch_device()
+        store, spec, device = self._store, self.architecture.spec, self.arithmetic.torch_device()
         images, labels = store.examples(k, device)
         state = self._states.read(k, task.last_round) if self._has_state else {}
         home = state.get(AT_HOME, {})
@@ -74,13 +74,13 @@ class Client:
             round, k, task.data_fraction, strategy.local_training(local),
             start=vector_of(network) if home else broadcast.vector(layout.trained),
             received=broadcast.extra,
-            start_loss=lambda: evaluate(self._network(parameters, "loss at the start"), images, labels).loss,
+            start_loss=lambda: evaluate(self._network(parameters, "loss at the start"), images, labels, spec).loss,
             seed=self.seed,
             state=copied(state, STRATEGY),
         )  # fmt: skip
         mean_gradient = MeanGradient() if strategy.observes_gradients else None
         *_, train_loss = train(
-            network, images, labels, context.training, generator(self.seed, "batches", round=round, client=k),
+            network, images, labels, spec, context.training, generator(self.seed, "batches", round=round, client=k),
             self.arithmetic, strategy.correction(context), mean_gradient,
             strategy.gradients(context) or loss_and_gradients,
         )  # fmt: skip
@@ -93,7 +93,7 @@ class Client:
         buffers = {name: after.cpu() - parameters[name] for name, after in network.named_buffers()}
         home = {name: network.state_dict()[name].cpu().clone() for name in layout.at_home}
         # In float32, whatever the precision of training.
-        trained = evaluate(network, images, labels) if self.settings.evaluate_clients else None
+        trained = evaluate(network, images, labels, spec) if self.settings.evaluate_clients else None
         report = ClientReport(
             round, k, len(labels), context.training.epochs, train_loss,
             loss=trained and trained.loss,
@@ -148,7 +148,7 @@ class Client:
             return None
         images, labels = store.held_out(client)
         device = self.arithmetic.torch_device()
-        return evaluate(network, images.to(device), labels.to(device)).accuracy
+        return evaluate(network, images.to(device), labels.to(device), self.architecture.spec).accuracy
 
 
 def _without(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fedpipe.engines import RunTasks
-from fedpipe.federated.aggregation import Aggregator
+from fedpipe.federated.aggregation.base import Aggregator
 from fedpipe.federated.client import Client
 from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refusal, Task
 from fedpipe.federated.sampling import Cohort
@@ -159,7 +159,7 @@ def run_rounds(
             state = strategy.step(state, mean, names).after_updates(arrived.reports, remembered)
         due = number % settings.evaluate_every == 0 or number == settings.rounds
         test = evaluate(state.parameters) if due else None
-        state = state.after_round(number, test, client.architecture.classes)
+        state = state.after_round(number, test, client.architecture.spec.classes)
         bytes_down = len(tasks) * len(broadcast) + sum(map(len, tasks.values()))
         yield state, Round.of(number, cohort, arrived, enough, test, bytes_down)
 

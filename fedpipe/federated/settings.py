@@ -5,12 +5,15 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import AfterValidator, Field, model_validator
 
 from fedpipe.config.section import OnDivergence, PositiveInt, choice, or_own, with_blocks
-from fedpipe.federated.aggregation import AGGREGATORS, Aggregator
+from fedpipe.federated.aggregation import AGGREGATORS
+from fedpipe.federated.aggregation.base import Aggregator
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.sampling import Sampling
 from fedpipe.federated.state import ServerState
-from fedpipe.federated.strategies import STRATEGIES, Strategy
-from fedpipe.federated.transforms import TRANSFORMS, Chain, Transform
+from fedpipe.federated.strategies import STRATEGIES
+from fedpipe.federated.strategies.base import Strategy
+from fedpipe.federated.transforms import TRANSFORMS
+from fedpipe.federated.transforms.base import Chain, Transform
 
 
 def _transforms(value: str) -> str:
@@ -90,8 +93,6 @@ class Federated(Sampling):
                 f"stragglers: {self.stragglers:g}: they train fewer local epochs than the others, and these train 1; "
                 "a larger local.epochs, and a strategy other than fedsgd, would do"
             )
-        if len(self.chain.transforms) < len(self.transforms) and isinstance(self.transforms, tuple):
-            raise ValueError("transforms: two of one class")
         broken = self.algorithm.transforms_break
         if broken and self.transforms != "none":
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedpipe.data.datasets import load_to
-from fedpipe.models import Architecture
+from fedpipe.models.base import Architecture
 from fedpipe.models.parameters import Parameters, scratch_network_with
 from fedpipe.training.arithmetic import Arithmetic
 from fedpipe.training.evaluation import CHUNK, Part, evaluate_part
@@ -31,6 +31,9 @@ class EvaluateParts:
         test = load_to(device, self.test)
         network = scratch_network_with(self.architecture, parameters, device)
         return [
-            evaluate_part(network, test.images[task.start : task.stop], test.labels[task.start : task.stop], task.start)
+            evaluate_part(
+                network, test.images[task.start : task.stop], test.labels[task.start : task.stop],
+                self.architecture.spec, task.start,
+            )
             for task in tasks
-        ]
+        ]  # fmt: skip

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedpipe.federated.aggregation import Refused
+from fedpipe.federated.aggregation.base import Refused
 from fedpipe.federated.client import Client
 from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refusal, Task
 

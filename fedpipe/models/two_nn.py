@@ -1,4 +1,4 @@
-"""The multilayer perceptron of McMahan et al. 2017 ("2NN"): 199,210 parameters."""
+"""The multilayer perceptron of McMahan et al. 2017 ("2NN"): 199,210 parameters on MNIST."""
 
 from functools import lru_cache
 
@@ -7,25 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedpipe.models.base import Model
+from fedpipe.spec import DataSpec
 
 relu_backward = torch.ops.aten.threshold_backward
 
 
 class TwoNN(Model):
-    """784→200→200→10, ReLU after both hidden layers. McMahan et al. 2017, arXiv:1602.05629, section 3."""
+    """784→200→200→10 on MNIST, ReLU after both hidden layers. McMahan et al. 2017, arXiv:1602.05629, section 3."""
 
-    def build(self, classes: int) -> nn.Module:
-        return _Network(classes)
+    def build(self, spec: DataSpec) -> nn.Module:
+        return _Network(spec)
 
 
 class _Network(nn.Module):
     """Write backpropagation out: with 10 examples in a batch, autograd's bookkeeping would be a third of a step."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, spec: DataSpec) -> None:
         super().__init__()
-        self.hidden1 = nn.Linear(784, 200)
+        self.hidden1 = nn.Linear(spec.values, 200)
         self.hidden2 = nn.Linear(200, 200)
-        self.output = nn.Linear(200, classes)
+        self.output = nn.Linear(200, spec.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = F.relu(self.hidden1(images.flatten(1)))

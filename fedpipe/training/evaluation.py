@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedpipe.spec import DataSpec
 from fedpipe.system.records import Record
 from fedpipe.training.images import normalised
 
@@ -54,19 +55,26 @@ class Evaluation(Record):
         return replace(self, predictions=torch.empty(0, dtype=torch.int64))
 
 
-def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> Evaluation:
-    """Evaluate on images (n, 28, 28) uint8 with labels (n,) int64, in float32, on the device of all three."""
-    return Evaluation.of([evaluate_part(network, images, labels)])
+def evaluate(network: nn.Module, images: Tensor, labels: Tensor, spec: DataSpec) -> Evaluation:
+    """Evaluate a network, in float32, on the device of network and examples.
+
+    Args:
+        network: takes what `normalised` returns.
+        images: (n, height, width, channels) uint8.
+        labels: (n,) int64.
+        spec: what they are like.
+    """
+    return Evaluation.of([evaluate_part(network, images, labels, spec)])
 
 
-def evaluate_part(network: nn.Module, images: Tensor, labels: Tensor, start: int = 0) -> Part:
+def evaluate_part(network: nn.Module, images: Tensor, labels: Tensor, spec: DataSpec, start: int = 0) -> Part:
     """Evaluate on examples that begin at the place `start` among all of them."""
     network.eval()
     losses: list[Tensor] = []
     predictions: list[Tensor] = []
     for chunk, actual in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
         with torch.inference_mode():
-            logits = network(normalised(chunk))
+            logits = network(normalised(chunk, spec))
             losses.append(F.cross_entropy(logits, actual, reduction="sum"))
             predictions.append(logits.argmax(dim=1))
     predicted = torch.cat(predictions)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedpipe.spec import DataSpec
 from fedpipe.training.arithmetic import PLAIN, Arithmetic
 from fedpipe.training.images import normalised
 from fedpipe.training.optimizers import OPTIMIZERS, Optimizer
@@ -101,6 +102,7 @@ def train(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
+    spec: DataSpec,
     settings: Training,
     rng: np.random.Generator,
     arithmetic: Arithmetic = PLAIN,
@@ -113,8 +115,9 @@ def train(
 
     Args:
         network: takes what `normalised` returns; on the device of the examples.
-        images: (n, 28, 28) uint8.
+        images: (n, height, width, channels) uint8.
         labels: (n,) int64.
+        spec: what they are like.
         settings: epochs, batch size (None for all n), optimiser, learning rate.
         rng: draws the order of the examples anew in each epoch. A last, smaller batch is used like the others.
         arithmetic: the precision.
@@ -130,7 +133,9 @@ def train(
         order = torch.from_numpy(rng.permutation(len(labels))).to(images.device)
         losses: list[Tensor] = []  # tensors until the epoch is over: reading one out would stall the loop
         for block in order.split(batch_size * max(1, BLOCK // batch_size)):
-            batches = zip(normalised(images[block]).split(batch_size), labels[block].split(batch_size), strict=True)
+            batches = zip(
+                normalised(images[block], spec).split(batch_size), labels[block].split(batch_size), strict=True
+            )
             losses += [step(*batch) for batch in batches]
         sizes = np.array([len(batch) for batch in order.split(batch_size)])
         yield float((np.array(torch.stack(losses).tolist()) * sizes).sum() / len(labels))

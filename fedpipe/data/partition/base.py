@@ -1,6 +1,7 @@
 """The interface of a partitioner, and what several partitioners share."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from fedpipe.system.errors import ParameterError
 
 class Partitioner(Section):
     """Divide labelled examples among clients. The fields are the partitioner's parameters."""
+
+    by_owner: ClassVar[bool] = False  # whether `assign` is given, instead of labels, whose each example is, 0, 1, ...
 
     @abstractmethod
     def assign(self, labels: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

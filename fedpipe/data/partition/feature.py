@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedpipe.config.section import NonNegativeFloat, Section
+from fedpipe.system.errors import ParameterError
 
 
 class Feature(Section):
@@ -41,20 +42,25 @@ class Feature(Section):
     )
 
     def apply(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return one client's images (n, 28, 28) uint8 as they appear to that client.
+        """Return one client's images as they appear to that client.
 
         Args:
-            images: (n, 28, 28) uint8.
+            images: (n, height, width, channels) uint8, grey or red, green and blue.
             rng: the generator of the client's angle, noise and contrast.
+
+        Raises:
+            ParameterError: the images have other channels.
         """
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms import functional as transform  # here, because the import takes a second
 
+        if images.shape[3] not in (1, 3):
+            raise ParameterError("partition.scheme", f"feature: images have {images.shape[3]} channels, and not 1 or 3")
         angle, deviation = rng.uniform(-self.rotation, self.rotation), rng.uniform(0, self.noise)
         factor = rng.uniform(1 - self.contrast, 1 + self.contrast)
-        changed = images.unsqueeze(1).float() / 255  # (n, 1, 28, 28)
+        changed = images.permute(0, 3, 1, 2).contiguous().float() / 255  # (n, channels, height, width)
         changed = transform.rotate(changed, angle, InterpolationMode.BILINEAR)
         changed = transform.adjust_contrast(changed, factor)
         if deviation > 0:
             changed = changed + deviation * torch.from_numpy(rng.standard_normal(changed.shape, dtype=np.float32))
-        return (changed.clamp(0, 1) * 255).round().to(torch.uint8).squeeze(1)
+        return (changed.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -15,8 +15,6 @@ from fedpipe.federated.strategies.fedsgd import FedSGD
 from fedpipe.federated.strategies.qfedavg import QFedAvg
 from fedpipe.federated.strategies.scaffold import Scaffold
 
-__all__ = ["STRATEGIES", "Strategy"]
-
 STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg": FedAvg,
     "fedsgd": FedSGD,

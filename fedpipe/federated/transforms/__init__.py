@@ -3,10 +3,8 @@
 To add one: a file with a `Transform`, and its name in TRANSFORMS.
 """
 
-from fedpipe.federated.transforms.base import Chain, Transform
+from fedpipe.federated.transforms.base import Transform
 from fedpipe.federated.transforms.clip import Clip
-
-__all__ = ["TRANSFORMS", "Chain", "Transform"]
 
 TRANSFORMS: dict[str, type[Transform]] = {
     "clip": Clip,
