@@ -108,7 +108,7 @@ def test_images_of_many_sizes_are_cropped_and_scaled_if_asked(tmp_path: Path):
         own(tmp_path / "photos")
     found = own(tmp_path / "photos", image_size=4)
     assert found.spec.shape == (4, 4, 3)
-    assert any((image > 250).all() for image in torch.cat([found.train.images, found.test.images]))
+    assert any((image[:, 1:3] > 250).all() for image in torch.cat([found.train.images, found.test.images]))
 
 
 def save_npz(path: Path, **arrays: np.ndarray) -> None:
