@@ -2,8 +2,10 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from runpy import run_path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import nbformat
@@ -14,6 +16,7 @@ from benchmarks.lines import count
 from tests.conftest import ROOT
 
 TOUR = ROOT / "examples/tour.ipynb"
+PAGE = ROOT / "docs/how-to/notebook.md"
 
 
 class Watched(NotebookClient):
@@ -151,6 +154,17 @@ def test_the_tour_is_committed_without_outputs():
         assert cell["execution_count"] is None
 
 
+@pytest.mark.slow
+def test_the_page_about_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its code is a module of its own, in which worker processes find the classes."""
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("the_page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(block, vars(module))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "checkpoints"]
+
+
 def test_only_lines_on_which_something_stands_count(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -164,8 +178,7 @@ def test_only_lines_on_which_something_stands_count(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["fedprox", "own_model"])
 def test_the_page_counts_the_lines_of_the_quickstarts(name: str):
-    page = (ROOT / "docs/how-to/notebook.md").read_text()
-    row = re.search(rf"^\| fedpipe, \[{name}\.py\]\(\S+\) \| (\d+) \| 1 \|", page, re.MULTILINE)
+    row = re.search(rf"^\| fedpipe, \[{name}\.py\]\(\S+\) \| (\d+) \| 1 \|", PAGE.read_text(), re.MULTILINE)
     assert row
     assert count(ROOT / f"benchmarks/quickstarts/{name}.py") == int(row[1])
 
