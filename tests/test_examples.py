@@ -140,7 +140,7 @@ def test_the_tour_runs_and_what_it_claims_holds(execute: Any):
     for picture in ("plot", "grid-plot", "spread-plot"):
         assert "image/png" in outputs[picture][0]["data"]
     predicted, image = outputs["module-run"]
-    assert sum(said == str(digit) for digit, said in enumerate(predicted["text"].split())) >= 8
+    assert sum(said == str(digit) for digit, said in enumerate(predicted["text"].split())) >= 7
     assert "image/png" in image["data"]
 
 
