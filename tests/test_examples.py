@@ -139,6 +139,9 @@ def test_the_tour_runs_and_what_it_claims_holds(execute: Any):
     outputs = {cell["id"]: cell["outputs"] for cell in tour.cells if cell.cell_type == "code"}
     for picture in ("plot", "grid-plot", "spread-plot"):
         assert "image/png" in outputs[picture][0]["data"]
+    interrupted = "".join(str(output) for output in outputs["checkpoint-run"])
+    assert "interrupted before: going on after round 3 of 8" in interrupted
+    assert "80/80</span> client updates" in interrupted
     predicted, image = outputs["module-run"]
     assert sum(said == str(digit) for digit, said in enumerate(predicted["text"].split())) >= 7
     assert "image/png" in image["data"]
