@@ -143,8 +143,9 @@ def _source(kind: type) -> str:
     for part in kind.__mro__:
         if part.__module__ == kind.__module__:
             for method in filter(inspect.isfunction, vars(part).values()):
-                cell = method.__code__.co_filename
-                cells[cell] = "".join(linecache.getlines(cell))  # where IPython keeps them
+                if method.__module__ == kind.__module__:  # pydantic adds some of its own
+                    cell = method.__code__.co_filename
+                    cells[cell] = "".join(linecache.getlines(cell))  # where IPython keeps them
     return "".join(cells.values())
 
 
