@@ -173,13 +173,19 @@ def run(
         total = settings.rounds * settings.clients_per_round
         bar = None if quiet else stack.enter_context(console.progress("client updates", total))
 
+        def resumed(done: federated_training.Result) -> None:
+            if bar:
+                console.say(f"interrupted before: going on after round {len(done.history)} of {settings.rounds}")
+                bar.advance(len(done.history) * settings.clients_per_round)
+
         def report(done: federated_training.Result) -> None:
             round = done.history[-1]
             if bar:
                 bar.report(f"round {round.number}", round.test, round.examples_processed)
 
         done = federated_training.run(
-            experiment, found, checkpoint=None if checkpoint is None else Path(checkpoint), on_round=report,
+            experiment, found, checkpoint=None if checkpoint is None else Path(checkpoint),
+            on_resume=resumed, on_round=report,
             on_clients=lambda reports: bar.advance(len(reports)) if bar else None,
         )  # fmt: skip
     return Result(**vars(done), experiment=experiment)

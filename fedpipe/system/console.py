@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
+import rich
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -29,11 +30,11 @@ REMEDIES = {  # what helps where the system refuses something
     errno.EAGAIN: "raise the limit on processes (ulimit -u), or lower compute.workers",
 }
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, force_jupyter=False)  # in a notebook, lines are plain text too
 
 
 def say(line: str) -> None:
-    """Print a line as it is, above the progress bar if there is one."""
+    """Print a line as it is: on a terminal above the progress bar if there is one, in a notebook below it."""
     with naming("standard output"):
         console.print(line, markup=False)
 
@@ -50,7 +51,7 @@ class Evaluated(Protocol):
 class Bar:
     """Show the progress of a training: a bar with the time left, and a line for each step.
 
-    The bar is drawn on a terminal only. `progress` makes it.
+    The bar is drawn on terminals and in notebooks only. `progress` makes it.
     """
 
     def __init__(self, progress: Progress, total: int | None) -> None:
@@ -79,9 +80,31 @@ class Bar:
         say(f"{step}: {result}{self._examples:,} examples in {seconds:.1f} s, {self._examples / seconds:,.0f} a second")
 
 
+class NotebookProgress(Progress):
+    """A progress bar in a notebook: an output of the cell that is drawn anew, and stays. It needs no widgets."""
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self._output: Any = display(self, display_id=True)
+        self._drawn = time.monotonic()
+
+    def update(self, *args: Any, **changes: Any) -> None:
+        super().update(*args, **changes)
+        if time.monotonic() - self._drawn > 0.1:
+            self.refresh()
+
+    def refresh(self) -> None:
+        self._output.update(self)
+        self._drawn = time.monotonic()
+
+    def stop(self) -> None:
+        self.refresh()
+
+
 @contextmanager
 def progress(unit: str, total: int | None) -> Iterator[Bar]:
-    """Show a progress bar while the block runs. Lines printed with `say` meanwhile stand above it.
+    """Show a progress bar while the block runs, with the lines printed with `say` meanwhile above it or below it.
 
     Args:
         unit: what the bar counts, such as ``epochs``.
@@ -96,8 +119,12 @@ def progress(unit: str, total: int | None) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield Bar(bar, total)
+    if rich.get_console().is_jupyter:
+        shown = NotebookProgress(*columns)
+    else:
+        shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with shown:
+        yield Bar(shown, total)
 
 
 def run(main: Callable[[], None]) -> NoReturn:

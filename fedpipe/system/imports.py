@@ -70,9 +70,7 @@ def _imported(file: Path) -> Iterator[str]:
 
 def _has_code(file: Path) -> bool:
     """Tell whether a file holds anything but a docstring."""
-    return any(
-        not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in _tree(file).body
-    )
+    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in _tree(file).body)
 
 
 @cache
