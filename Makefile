@@ -24,7 +24,6 @@ $(VENV)/.made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("fedpipe needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; make PYTHON=python3.11 ...") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --disable-pip-version-check -e ".[dev]" -c constraints.txt
-	fedpipe plots-page
 	@touch $@
 
 repro: env

@@ -87,20 +87,6 @@ def verify(revision: Annotated[str, typer.Argument(help="The git revision to com
         )
 
 
-@app.command()
-def plots_page(
-    path: Annotated[Path, typer.Argument(help="Where .dvc/config expects it.")] = Path("reports/plots-page.html"),
-) -> None:
-    """Write the page that `dvc plots` fills, with its scripts inside, so that it draws without a network.
-
-    `dvc repro` writes it too. This command is for a clone where nothing has run yet, to look at the committed plots.
-    """
-    from fedpipe.results.figures import write_plots_page
-
-    write_plots_page(path)
-    typer.echo(f"{path}: written")
-
-
 def main() -> None:
     """Run the program `fedpipe`, and exit."""
     console.run(app)

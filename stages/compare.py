@@ -54,7 +54,6 @@ def main() -> None:
         ("label_counts", f"Training examples by client and label{excerpt}", labels),
     ):
         figures.draw(name, title, frame, REPORTS / "figures" / f"{name}.png")
-    figures.write_plots_page(REPORTS / "plots-page.html")
     console.say((REPORTS / "comparison.md").read_text(encoding="utf-8"))
 
 

@@ -23,7 +23,7 @@ def test_the_program_starts_without_what_single_commands_need():
     assert SLOW & set(shown.stdout.split()) == set()
 
 
-@pytest.mark.parametrize("command", ["check", "params", "verify", "plots-page"])
+@pytest.mark.parametrize("command", ["check", "params", "verify"])
 def test_help_lists_every_command_and_every_command_has_help(command: str):
     assert f" {command} " in fedpipe("--help").stdout
     assert fedpipe(command, "--help").returncode == 0

@@ -15,7 +15,7 @@ from dvc_render.vega import VegaRenderer
 from PIL import Image
 
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import replacing, write_text
+from fedpipe.system.files import replacing
 
 TEMPLATES = Path(".dvc/plots")
 SCALE = 2  # pixels of the PNG for each pixel of the template
@@ -49,32 +49,3 @@ def draw(template: str, title: str, table: pd.DataFrame, png: Path) -> None:
     picture = Image.open(BytesIO(vl_convert.vegalite_to_png(specification, scale=SCALE)))
     with replacing(png) as new:
         picture.convert("RGB").quantize(COLOURS).save(new, optimize=True)
-
-
-def write_plots_page(path: Path) -> None:
-    """Write the page that `dvc plots` fills, with the scripts inside, so that it draws without a network.
-
-    `plots.html_template` in .dvc/config names this page; the one that DVC brings loads its scripts from the web.
-    """
-    write_text(path, _PAGE.replace("SCRIPTS", vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")))
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-{refresh_tag}
-<title>fedpipe</title>
-<script>
-(() => { SCRIPTS })();
-</script>
-<style>
-body { font-family: sans-serif; margin: 2em; }
-body > div { display: inline-block; margin: 0 2em 2em 0; vertical-align: top; }
-</style>
-</head>
-<body>
-{plot_divs}
-</body>
-</html>
-"""
