@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError
 from torch import Tensor, nn
 
 from fedpipe import experiment as federated_training
+from fedpipe.config import own
 from fedpipe.config.mistakes import known_keys, mistakes
 from fedpipe.config.section import S
 from fedpipe.data import datasets, sources
@@ -198,9 +199,11 @@ def _experiment(parameters: Mapping[str, Any]) -> tuple[Experiment, Partition]:
     partition: dict[str, Any] = {}
     known = {"seed", "model", "compute", *Federated.model_fields, *Partition.model_fields}
     for name, value in parameters.items():
-        if name not in known:
+        if own.is_block(name, value):  # of a class that is named, as in strategy="my_module:MyStrategy"
+            (partition if f"{own.MARK}{name}" in str(parameters.get("scheme")) else federated)[name] = value
+        elif name not in known:
             raise UserError(f"{name}: unknown parameter; {known_keys(name, sorted(known))}")
-        if name in Federated.model_fields:
+        elif name in Federated.model_fields:
             federated[name] = value
         elif name in Partition.model_fields:
             partition[name] = value

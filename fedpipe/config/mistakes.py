@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from fedpipe.config import own
 from fedpipe.config.section import Section
 
 SHOWN = 120  # characters of a value
@@ -90,5 +91,5 @@ def _keys(section: type[Section], names: list[str]) -> list[str]:
     """Return the keys that the block at `names` may hold."""
     kind: Any = section
     for name in names:
-        kind = kind.model_fields[name].annotation
+        kind = kind.model_fields[name].annotation if name in kind.model_fields else own.block_of(name)
     return list(kind.model_fields)

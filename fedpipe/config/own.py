@@ -16,9 +16,9 @@ MARK = ":"  # which no name in a table has
 _classes: dict[str, type[BaseModel]] = {}  # that were named so far, by the name of their block
 
 
-def is_own(name: object) -> bool:
-    """Return whether a value names a class of the user's."""
-    return isinstance(name, str) and MARK in name
+def is_block(key: object, value: object) -> bool:
+    """Return whether a key and its value are the block of a class of the user's: their names are capitalised."""
+    return isinstance(key, str) and key[:1].isupper() and (value is None or isinstance(value, dict))
 
 
 def block_of(name: str) -> type[BaseModel] | None:
@@ -26,10 +26,11 @@ def block_of(name: str) -> type[BaseModel] | None:
     return _classes.get(name)
 
 
-def make(name: str, kind: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+def make(at: str, name: str, kind: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
     """Return an object of the class that a value such as ``my_module:MyStrategy`` names.
 
     Args:
+        at: where the value stands, for a message.
         name: module and class; the module is looked for in the folder own/ first, then where Python looks.
         kind: what the class must be.
         values: the section that the value stands in; its block ``MyStrategy`` has the parameters.
@@ -38,20 +39,22 @@ def make(name: str, kind: type[BaseModel], values: Mapping[str, Any]) -> BaseMod
         ValueError: there is no such class, or, with a line for each mistake, its parameters are wrong.
     """
     module_name, _, class_name = name.partition(MARK)
-    found = getattr(_module(module_name), class_name, None)
+    if not (module_name and class_name):
+        raise ValueError(f"{at}: a module and a class are wanted, as in my_module:My{kind.__name__}")
+    found = getattr(_module(at, module_name), class_name, None)
     if not (isinstance(found, type) and issubclass(found, kind)):
-        raise ValueError(f"{module_name} has no class {class_name} that is a {kind.__name__}")
+        raise ValueError(f"{at}: {module_name} has no class {class_name} that is a {kind.__name__}")
     if class_name not in values:
         near = difflib.get_close_matches(class_name, [key for key in values if key[:1].isupper()], n=1)
         if near:
-            raise ValueError(f"the block {near[0]} is of no class; did you mean {class_name}?")
+            raise ValueError(f"{near[0]}: a block of no class; did you mean {class_name}?")
     _classes[class_name] = found
     # Within a section of its own, so that a mistake is told with the name of the block.
     section = create_model("Own", **{class_name: (found, ...)})  # pyright: ignore[reportCallIssue, reportArgumentType]
     return getattr(section.model_validate({class_name: values.get(class_name) or {}}), class_name)
 
 
-def _module(name: str) -> Any:
+def _module(at: str, name: str) -> Any:
     folder = str(OWN.resolve())
     if folder not in sys.path:  # for good: worker processes import the class by the name of its module
         sys.path.insert(0, folder)
@@ -61,7 +64,7 @@ def _module(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name == name:
-            raise ValueError(f"there is no module {name}; write {OWN / name.replace('.', '/')}.py") from None
-        raise ValueError(f"{name} cannot be imported: {error}") from None
+            raise ValueError(f"{at}: there is no module {name}; write {OWN / name.replace('.', '/')}.py") from None
+        raise ValueError(f"{at}: {name} cannot be imported: {error}") from None
     except Exception as error:  # of any kind: it is the user's code
-        raise ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}") from None
+        raise ValueError(f"{at}: {name} cannot be imported: {type(error).__name__}: {error}") from None

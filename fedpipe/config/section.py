@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WrapValidator, create_model
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WrapValidator, create_model, model_validator
 
+from fedpipe.config import own
 from fedpipe.system.errors import UserError
 
 
@@ -23,7 +24,43 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    choices: ClassVar[Mapping[str, Mapping[str, type["Section"]]]] = {}
+    choices: ClassVar[Mapping[str, Mapping[str, type["Section"]]]] = {}  # tables, by the fields that pick from them
+    entries: ClassVar[frozenset[str]] = frozenset()  # fields that are blocks of entries of tables
+    extensible: ClassVar[Mapping[str, tuple[type["Section"], Mapping[str, type["Section"]]]]] = {}  # see `own_names`
+
+    def in_use(self) -> dict[str, Any]:
+        """Return the parameters that count, as JSON: without the blocks of entries that are not chosen."""
+        values = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Section) and field.annotation is type(value):
+                values[name] = value.in_use()
+        return {name: value for name, value in values.items() if name not in self.entries - self.chosen_names()}
+
+    def chosen_names(self) -> set[str]:
+        """Return the names that the section's fields pick from tables."""
+        return {name for key in self.choices if isinstance(name := getattr(self, key), str)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_own(cls, values: Any) -> Any:
+        """Put objects in the place of names such as ``my_module:MyStrategy``, with the parameters of their blocks."""
+        if not isinstance(values, dict) or not cls.extensible:
+            return values
+        made: dict[str, Any] = {}
+        for key, (kind, table) in cls.extensible.items():
+            names = values.get(key)
+            if not (isinstance(names, str) and own.MARK in names):
+                continue
+            parts = [
+                table[name].model_validate(values.get(name, {}))
+                if name in table
+                else own.make(f"{key}: {name}", name, kind, values)
+                for name in names.split("+")
+            ]
+            made[key] = parts if len(parts) > 1 else parts[0]
+        # The blocks of classes that are not chosen now may stay: names of classes are capitalised, no others are.
+        return {key: value for key, value in values.items() if not own.is_block(key, value)} | made
 
     def chosen(self, key: str, kind: type["S"]) -> "S":
         """Return the section that the value of `key` names, with the parameters of its own block.
@@ -90,6 +127,7 @@ def with_blocks(*tables: Mapping[str, type[Section]]) -> Callable[[type[S]], typ
         }
         extended = create_model(section.__name__, __base__=section, __module__=section.__module__, **blocks)
         extended.__doc__ = section.__doc__
+        extended.entries = section.entries | set(blocks)
         return extended
 
     return extend
@@ -167,7 +205,23 @@ def choice(key: str, table: Mapping[str, type[Section]], kind: type[Section]) ->
         picking.__doc__ = section.__doc__
         extended = with_blocks(table)(picking)
         extended.choices = {**section.choices, key: table}
-        return extended
+        return own_names(key, kind, {})(extended)
+
+    return extend
+
+
+def own_names(key: str, kind: type[Section], table: Mapping[str, type[Section]]) -> Callable[[type[S]], type[S]]:
+    """Let a section's field `key` also name classes of the user's, as in ``my_module:MyStrategy``.
+
+    Args:
+        key: the field, which takes objects too; see `or_own`.
+        kind: what the classes must be.
+        table: of names that may be joined to them by +.
+    """
+
+    def extend(section: type[S]) -> type[S]:
+        section.extensible = {**section.extensible, key: (kind, table)}
+        return section
 
     return extend
 

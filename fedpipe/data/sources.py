@@ -154,6 +154,11 @@ class Download(Section):
                 raise ValueError("std: 0, by which nothing can be divided")
         return self
 
+    def in_use(self) -> dict[str, Any]:
+        of_own = {"path", "image_size", "test_fraction", "test_seed"}
+        unused = {"retries"} if self.original is None else {"retries", *of_own}  # how often does not change what comes
+        return {name: value for name, value in super().in_use().items() if name not in unused}
+
     @property
     def original(self) -> Original | None:
         """What is known of the data set beforehand; None for one of the user's own."""

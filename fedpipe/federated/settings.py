@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fedpipe.config.section import OnDivergence, PositiveInt, choice, or_own, with_blocks
+from fedpipe.config.section import OnDivergence, PositiveInt, choice, or_own, own_names, with_blocks
 from fedpipe.federated.aggregation import AGGREGATORS
 from fedpipe.federated.aggregation.base import Aggregator
 from fedpipe.federated.context import LocalTraining
@@ -31,6 +31,7 @@ def transform_names(value: str) -> list[str]:
     return [] if value == "none" else value.split("+")
 
 
+@own_names("transforms", Transform, TRANSFORMS)
 @with_blocks(TRANSFORMS)
 @choice("aggregation", AGGREGATORS, Aggregator)
 @choice("strategy", STRATEGIES, Strategy)
@@ -97,6 +98,10 @@ class Federated(Sampling):
         if broken and self.transforms != "none":
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
         return self
+
+    def chosen_names(self) -> set[str]:
+        names = transform_names(self.transforms) if isinstance(self.transforms, str) else []
+        return super().chosen_names() | set(names)
 
     @property
     def algorithm(self) -> Strategy:

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
-from fedpipe.config.section import PositiveInt, Section, or_own, with_blocks
+from fedpipe.config.section import PositiveInt, Section, or_own, own_names, with_blocks
 from fedpipe.data.partition import JOINED, PARTITIONERS
 from fedpipe.data.partition.base import Partitioner
 from fedpipe.data.partition.feature import Feature
@@ -24,6 +24,7 @@ def _valid(scheme: str) -> str:
     return scheme
 
 
+@own_names("scheme", Partitioner, {})
 @with_blocks(PARTITIONERS, JOINED)
 class Partition(Section):
     """Divide the training set among the clients."""
@@ -65,6 +66,9 @@ class Partition(Section):
         if self.partitioner.by_owner and given:
             raise ValueError(f"scheme: {self.scheme}: the clients' own examples are theirs; leave {given} out")
         return self
+
+    def chosen_names(self) -> set[str]:
+        return set() if isinstance(self.scheme, Partitioner) else {_parsed(self.scheme)[0]} | self._joined
 
     @property
     def partitioner(self) -> Partitioner:
