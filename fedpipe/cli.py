@@ -5,24 +5,73 @@ Each command imports what it needs, so that help and mistakes on the command lin
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedpipe.system import console
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedpipe.reset import Changes
+
 app = typer.Typer(
-    help="Federated learning as a reproducible pipeline. `dvc repro` runs it; these commands help around it.",
+    help="Federated learning as a reproducible pipeline. `dvc repro` runs it; these commands help around it.\n\n"
+    "What was asked for goes to standard output, everything else that is said to standard error.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 
+WIDEST = 100  # columns of tables
+
 PARAMS_HEAD = """\
 # Every parameter of the pipeline. Change one here, or for one run only: dvc exp run -S federated.rounds=10
-# `fedpipe check` tells whether the file makes sense; so does the first stage of `dvc repro`.
+# `fedpipe check` tells whether the file makes sense; so does the first stage of `dvc repro`. An empty value is null.
 """
+
+MARKDOWN_HEAD = """\
+# Parameters
+
+Every parameter of [params.yaml](../params.yaml), with its default, the values it takes, and its meaning. An empty value
+in the file is `null`. `fedpipe params --markdown` prints this page.
+"""
+
+
+def _say(line: str) -> None:
+    """Print what was not asked for, but helps."""
+    typer.echo(line, err=True)
+
+
+def _terminal() -> "Console":
+    """Return what prints tables, as wide as the terminal but no wider than people read."""
+    from rich.console import Console
+
+    terminal = Console(highlight=False)
+    terminal.width = min(terminal.width, WIDEST) if terminal.is_terminal else WIDEST
+    return terminal
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import platform
+        from importlib.metadata import version
+
+        typer.echo(f"fedpipe {version('fedpipe')}, Python {platform.python_version()}, torch {version('torch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the versions of fedpipe, Python and torch."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that come before a command. The program's help is `app`'s."""
 
 
 @app.command()
@@ -44,17 +93,150 @@ def check(path: Annotated[Path, typer.Argument(help="The file to check.")] = Pat
 
 
 @app.command()
-def params() -> None:
-    """Print a params.yaml with every parameter, its description and its default.
+def params(
+    name: Annotated[str, typer.Argument(help="A block or a parameter; all of them if left out.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print tables in Markdown.")] = False,
+) -> None:
+    """Print every parameter, what it means, which values it takes, and its default, as a params.yaml.
 
-    Example:
+    Examples:
+
+        fedpipe params federated.local
+
+        fedpipe params federated.rounds
 
         fedpipe params > params.yaml
+
+        fedpipe params --markdown > docs/parameters.md
     """
-    from fedpipe.config.template import as_yaml
+    from fedpipe.config.template import as_markdown, as_yaml
     from fedpipe.pipeline import Pipeline
 
-    typer.echo(f"{PARAMS_HEAD}\n{as_yaml(Pipeline())}")
+    text = (as_markdown if markdown else as_yaml)(Pipeline(), name)
+    head = MARKDOWN_HEAD if markdown else PARAMS_HEAD
+    typer.echo(text if name else f"{head}\n{text}")
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="Where the clients' shards are.")] = Path("data/shards"),
+    all: Annotated[bool, typer.Option("--all", help="Show every client of a large population.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every client.")] = False,
+) -> None:
+    """Show what each client holds: how many examples, and of which labels.
+
+    Of more than 20 clients it shows 20, evenly spaced. A block's height is the number of a label's examples beside that
+    of the client's most frequent label. The figures below the table tell how much the clients differ.
+
+    Examples:
+
+        fedpipe inspect
+
+        fedpipe inspect --all | less
+
+        fedpipe inspect --json > clients.json
+    """
+    from fedpipe.results import population
+
+    found = population.read(folder)
+    if as_json:
+        _print_json(found.as_json())
+        return
+    terminal = _terminal()
+    terminal.print(found.as_table(terminal.width, all=all))
+    if not all and len(found.examples) > population.SHOWN:
+        _say(f"{population.SHOWN} of the clients, evenly spaced; `fedpipe inspect --all` shows every one")
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Look whether everything is here that the pipeline needs, and say what would help where something is not.
+
+    The exit status is 1 if something prevents `dvc repro`.
+
+    Examples:
+
+        fedpipe doctor
+
+        fedpipe doctor --json
+    """
+    from dataclasses import asdict
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from fedpipe.doctor import findings
+
+    found = list(findings())
+    if as_json:
+        _print_json([asdict(finding) for finding in found])
+    else:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for finding in found:
+            colour = {"ok": "green", "warning": "yellow", "problem": "red"}[finding.status]
+            table.add_row(Text(finding.status, colour), finding.name, Text(finding.found))
+            if finding.help:
+                table.add_row("", "", Text(f"help: {finding.help}"))
+        _terminal().print(table)
+    if any(finding.status == "problem" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reset(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Go back to the committed parameters, results, data and models after an experiment, also a failed one.
+
+    It shows what will be lost, and asks. Changes of code stay, and so do files that git does not track, except in
+    folders that DVC restores. It does what `git checkout params.yaml dvc.lock reports data && dvc checkout` does.
+
+    Examples:
+
+        dvc exp run -S federated.rounds=10; fedpipe reset
+
+        fedpipe reset --yes
+    """
+    from fedpipe.reset import changes, reset
+    from fedpipe.system.errors import UserError
+
+    found = changes()
+    if found.lost:
+        _tell_what_is_lost(found)
+        if not yes:
+            typer.echo("Go back? [y/N] ", nl=False, err=True)
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                raise UserError("nothing was changed; `fedpipe reset --yes` does not ask")
+    elif not found.missing:
+        _say(f"nothing to do: this is what is committed ({found.commit})")
+        return
+    missing = reset(found)
+    if missing:
+        _say(f"DVC's cache lacks {', '.join(missing)}; `dvc repro` makes what is missing")
+    _say(f"{'all else is' if missing else 'this is'} again what is committed ({found.commit})")
+
+
+def _tell_what_is_lost(found: "Changes") -> None:
+    _say(f"This differs from what is committed ({found.commit}), and will be lost:")
+    for line in found.parameters:
+        _say(f"  {line}")
+    for file in found.files:
+        _say(f"  {file}")
+    for output in found.outputs:
+        _say(f"  {output}, which DVC has not recorded")
+    if found.unknown:
+        _say(f"  whatever DVC has not recorded; it cannot tell: {found.unknown}")
+    if found.experiment:
+        _say(
+            f"DVC saved the experiment as {found.experiment}: `dvc exp show` lists it, and "
+            f"`dvc exp apply {found.experiment}` brings it back."
+        )
+    else:
+        _say("DVC has saved no experiment with these parameters and results.")
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @app.command()
@@ -74,9 +256,9 @@ def verify(revision: Annotated[str, typer.Argument(help="The git revision to com
 
     verdict = verification.verify(revision)
     for line in verdict.made_elsewhere:
-        typer.echo(line)
+        _say(line)
     if verdict.differences:
-        print(*verdict.differences, sep="\n", file=sys.stderr)
+        _say("\n".join(verdict.differences))
         raise typer.Exit(1)
     if verdict.exact:
         typer.echo(f"equal to {revision}, to the last bit of every metric (same CPU type, same torch)")
@@ -89,7 +271,7 @@ def verify(revision: Annotated[str, typer.Argument(help="The git revision to com
 
 def main() -> None:
     """Run the program `fedpipe`, and exit."""
-    console.run(app)
+    console.run(lambda: app(prog_name="fedpipe"))
 
 
 if __name__ == "__main__":

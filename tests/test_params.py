@@ -1,21 +1,25 @@
 """What params.yaml says is what runs; a mistake in it is one line that says where, what, and what would work."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import torch
+from dvc.utils.hydra import apply_overrides
+from pydantic import Field, PositiveInt
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
 from fedpipe.baseline import CentralisedExperiment
 from fedpipe.cli import PARAMS_HEAD
 from fedpipe.config.file import parameters_from
-from fedpipe.config.section import Section
-from fedpipe.config.template import as_yaml
+from fedpipe.config.section import NonNegativeFloat, PositiveFloat, Section
+from fedpipe.config.template import as_markdown, as_yaml
 from fedpipe.experiment import Experiment
 from fedpipe.federated.transforms import TRANSFORMS
 from fedpipe.pipeline import Pipeline, check
@@ -64,6 +68,130 @@ def test_the_file_states_every_parameter_and_its_default():
 def test_the_files_comments_are_the_parameters_descriptions():
     """There is one source: the file is what `fedpipe params` prints."""
     assert f"{PARAMS_HEAD}\n{as_yaml(Pipeline())}\n" == PARAMS
+
+
+@pytest.mark.parametrize(
+    ("dotted", "value"),
+    [
+        ("federated.rounds", "9"),
+        ("federated.local.lr", "1e-05"),
+        ("federated.local.lr", "100000.0"),
+        ("federated.local.batch_size", "null"),
+        ("federated.local.clip_norm", "0.5"),
+        ("federated.patience", "3"),
+        ("download.offline_sample", "false"),
+        ("model.name", "2nn"),
+        ("partition.scheme", "dirichlet+quantity"),
+        ("compute.ray_address", "localhost:6379"),
+        ("compute.workers", "2"),
+    ],
+)
+def test_setting_a_parameter_with_dvc_changes_one_line_and_setting_it_back_none(
+    dotted: str, value: str, tmp_path: Path
+):
+    """By what `dvc exp run -S` calls; so no experiment leaves other changes in git than its own."""
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS)
+    apply_overrides(path, [f"{dotted}={value}"])
+    before, after = PARAMS.splitlines(), path.read_text().splitlines()
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+    assert as_yaml(check(path)).splitlines() == after[3:]  # which are not the head: written as DVC writes
+    default = YAML(typ="safe", pure=True).load(PARAMS)
+    for key in dotted.split("."):
+        default = default[key]
+    apply_overrides(path, [f"{dotted}={json.dumps(default)}"])
+    assert path.read_text() == PARAMS
+
+
+class Bounded(Section):
+    """Have a parameter of each kind."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = Field(default=0.5, description="A.")
+    maybe: PositiveInt | None = Field(default=None, description="B.")
+    count: Annotated[int, Field(ge=2, lt=2000)] | None = Field(default=1500, description="C.")
+    rate: NonNegativeFloat = Field(default=1e-05, description="D.")
+    largest: PositiveFloat = Field(default=1.0, description="E.")
+    half: Annotated[float, Field(ge=-0.5)] = Field(default=0.0, description="F.")
+    either: Literal["a", "b"] = Field(default="a", description="G.")
+    both: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default="auto", description="H.")
+    switch: bool = Field(default=True, description="I.")
+    text: str = Field(default="1e-3", description="J.")
+
+
+def test_comments_tell_the_bounds_of_every_kind_of_parameter():
+    expected = """\
+# A. More than 0, at most 1.
+share: 0.5
+
+# B. At least 1, or null.
+maybe:
+
+# C. At least 2, less than 2,000, or null.
+count: 1500
+
+# D. At least 0.
+rate: 1e-05
+
+# E. More than 0.
+largest: 1.0
+
+# F. At least -0.5.
+half: 0.0
+
+# G. One of a, b.
+either: a
+
+# H. At least 1, or auto.
+both: auto
+
+# I.
+switch: true
+
+# J.
+text: '1e-3'"""
+    assert as_yaml(Bounded()) == expected
+
+
+def test_tables_tell_the_kind_and_the_bounds_of_every_parameter():
+    rows = as_markdown(Bounded()).splitlines()
+    assert rows[:2] == ["| parameter | default | values | meaning |", "| --- | --- | --- | --- |"]
+    assert rows[2:] == [
+        "| `share` | `0.5` | number, more than 0, at most 1 | A. |",
+        "| `maybe` | `null` | whole number, at least 1, or null | B. |",
+        "| `count` | `1500` | whole number, at least 2, less than 2,000, or null | C. |",
+        "| `rate` | `1e-05` | number, at least 0 | D. |",
+        "| `largest` | `1.0` | number, more than 0 | E. |",
+        "| `half` | `0.0` | number, at least -0.5 | F. |",
+        "| `either` | `a` | one of a, b | G. |",
+        "| `both` | `auto` | whole number, at least 1, or auto | H. |",
+        "| `switch` | `true` | true or false | I. |",
+        "| `text` | `1e-3` | text | J. |",
+    ]
+
+
+@pytest.mark.parametrize("at", ["seed", "federated", "federated.local", "federated.rounds", "federated.local.lr"])
+def test_a_part_of_the_file_is_a_file_with_this_part_alone(at: str):
+    part, whole = YAML(typ="safe", pure=True).load(as_yaml(Pipeline(), at)), Pipeline().model_dump()
+    for key in at.split("."):
+        assert list(part) == [key]
+        part, whole = part[key], whole[key]
+    assert part == whole
+
+
+@pytest.mark.parametrize(
+    ("at", "line"),
+    [
+        ("federated.locl", "federated.locl: unknown parameter; did you mean federated.local?"),
+        ("clients_per_round", "clients_per_round: unknown parameter; did you mean federated.clients_per_round?"),
+        ("local.lr", "local.lr: unknown parameter; did you mean federated.local.lr?"),
+        ("zzz", "zzz: unknown parameter; `fedpipe params` prints all there are"),
+    ],
+)
+@pytest.mark.parametrize("text", [as_yaml, as_markdown])
+def test_the_message_about_an_unknown_part_names_the_nearest(text: Callable[..., str], at: str, line: str):
+    with pytest.raises(UserError) as error:
+        text(Pipeline(), at)
+    assert str(error.value) == line
 
 
 @pytest.mark.parametrize("section", [Pipeline, Experiment, CentralisedExperiment, Settings])

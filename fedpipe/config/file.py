@@ -27,7 +27,7 @@ from fedpipe.system.errors import ParameterError, UserError
 from fedpipe.system.lifetime import DVC, end_in_order, end_with_dvc
 
 PARAMS = Path("params.yaml")
-RESTORE = "the results that DVC removed before this stage come back with `git checkout reports && dvc checkout`"
+RESTORE = "the results that DVC removed before this stage come back with `fedpipe reset`"
 LONGEST, DEEPEST = 1_000_000, 20  # characters of a file, blocks within blocks
 FLOW_STARTS = FlowMappingStartToken, FlowSequenceStartToken
 FLOW_ENDS = FlowMappingEndToken, FlowSequenceEndToken

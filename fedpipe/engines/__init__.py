@@ -37,7 +37,9 @@ class Compute(Arithmetic):
         'are small (Linux); on a Ray cluster (pip install -e ".[ray]"). auto takes processes on Linux if the device '
         "is the CPU, else threads. No stage reruns for another engine, other workers or another address.",
     )
-    workers: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)] = Field(
+    workers: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_WORKERS)] | Literal["auto"], BeforeValidator(_auto_or_count)
+    ] = Field(
         default="auto",
         description="Clients that train at the same time, with a torch thread each: a number, or auto for one for each "
         "core.",

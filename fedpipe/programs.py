@@ -1,0 +1,31 @@
+"""Other programs, such as git and DVC, run for what they print."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+from fedpipe.system.errors import UserError
+
+
+def output_of(program: Sequence[str], *arguments: str, given: str = "") -> str:
+    """Run a program, and return what it prints.
+
+    Args:
+        program: its name, or what else starts it.
+        arguments: what follows.
+        given: what it reads from its standard input.
+
+    Raises:
+        UserError: it cannot be run, or fails; the line says how.
+    """
+    name = program[-1]
+    try:
+        done = subprocess.run([*program, *arguments], input=given, capture_output=True, text=True, env=os.environ)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be run: {error.strerror}; install it") from None
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        told = " ".join(lines[:3]) if lines else f"it exited with {done.returncode}"
+        command = next(argument for argument in arguments if not argument.startswith("-"))
+        raise UserError(f"`{name} {command}`: {told}")
+    return done.stdout
