@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from fedpipe.baseline import Baseline
 from fedpipe.config.file import PARAMS, read
+from fedpipe.config.own import OWN
 from fedpipe.config.section import Section, Seed
 from fedpipe.data.datasets import describe
 from fedpipe.data.partition.settings import Partition
@@ -21,7 +23,16 @@ from fedpipe.models.settings import ModelChoice
 from fedpipe.results.comparison import Compare
 from fedpipe.spec import DataSpec
 from fedpipe.system.errors import ParameterError, UserError
+from fedpipe.system.imports import code
 
+# The modules that hold tables of names and nothing else, so that a new name changes no result.
+TABLES = [
+    "fedpipe.data.partition",
+    "fedpipe.federated.aggregation",
+    "fedpipe.federated.strategies",
+    "fedpipe.federated.transforms",
+    "fedpipe.models",
+]
 DATASET = Path("data/dataset")  # where the pipeline keeps it
 
 
@@ -49,6 +60,44 @@ def check(path: str | Path = PARAMS) -> Pipeline:
     if mistakes:
         raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
     return pipeline
+
+
+def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """Return what the result of each stage follows from besides the files that it reads: its parameters and its code.
+
+    Of the parameters, those of strategies, partitioners, models and the like that are not chosen are left out; of the
+    code, those that are not chosen.
+
+    Returns:
+        For each stage ``parameters``, and ``code``: the SHA-256 of each file, by its path.
+    """
+    in_use, federated, partition = pipeline.in_use(), pipeline.federated, pipeline.partition
+    training = {"seed": in_use["seed"], "model": in_use["model"]}
+    compute = {name: in_use["compute"][name] for name in ("device", "precision")}  # the others change no result
+    parameters: dict[str, dict[str, Any]] = {
+        "download": {"download": in_use["download"]},
+        "partition": {"seed": in_use["seed"], "partition": in_use["partition"]},
+        "federated": {**training, "federated": in_use["federated"], "compute": compute},
+        "baseline": {**training, "baseline": in_use["baseline"], "compute": compute},
+        "compare": {"compare": in_use["compare"]},
+    }
+    model = pipeline.model.model
+    chosen: dict[str, list[Section | None]] = {
+        "partition": [partition.partitioner, partition.quantity_skew, partition.feature_skew],
+        "federated": [model, federated.algorithm, federated.aggregator, *federated.chain.transforms.values()],
+        "baseline": [model],
+    }
+    return {
+        stage: {
+            "parameters": values,
+            "code": code(
+                [f"stages.{stage}", *(type(one).__module__ for one in chosen.get(stage, []) if one)],
+                [Path(__file__).parent.parent, OWN.resolve()],
+                but_not=["fedpipe", *TABLES],
+            ),
+        }
+        for stage, values in parameters.items()
+    }
 
 
 def _mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:

@@ -9,7 +9,7 @@ from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
 from fedpipe.system.lifetime import dvcs_record
 from fedpipe.system.pace import Pace
-from fedpipe.system.provenance import provenance
+from fedpipe.system.provenance import write_provenance
 from fedpipe.training.evaluation import confusion_rows
 
 DATASET = Path("data/dataset")
@@ -19,12 +19,11 @@ REPORTS = Path("reports/baseline")
 
 def main() -> None:
     experiment = read(baseline.CentralisedExperiment, only_its_fields=True)
-    machine = provenance(experiment.compute.torch_device())
     live = Pace(1.0)
 
     def write_so_far(result: baseline.Result) -> None:
         files.write_table(REPORTS / "epochs.csv", result.epoch_rows(), dataset=result.dataset)
-        files.write_json(REPORTS / "metrics.json", {"baseline": result.metrics() | machine})
+        files.write_json(REPORTS / "metrics.json", {"baseline": result.metrics()})
 
     def write(result: baseline.Result) -> None:
         test = datasets.load(DATASET / "test.safetensors")
@@ -33,6 +32,7 @@ def main() -> None:
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
         write_so_far(result)
         files.write_sums(REPORTS, "epochs.csv", "confusion.csv", "metrics.json")
+        write_provenance("baseline", experiment.compute.torch_device(), MODEL)
 
     with console.progress("epochs", experiment.baseline.epochs) as bar:
 

@@ -11,7 +11,7 @@ from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
 from fedpipe.system.lifetime import dvcs_record
 from fedpipe.system.pace import Pace
-from fedpipe.system.provenance import provenance
+from fedpipe.system.provenance import write_provenance
 from fedpipe.training.evaluation import confusion_rows
 
 DATA = FederatedData(dataset=Path("data/dataset"), clients=Path("data/shards"))
@@ -22,12 +22,11 @@ REPORTS = Path("reports/federated")
 def main() -> None:
     experiment = read(Experiment, only_its_fields=True)
     settings = experiment.federated
-    machine = provenance(experiment.compute.torch_device())
     live = Pace(1.0)
 
     def write_so_far(result: Result) -> None:
         files.write_table(REPORTS / "rounds.csv", result.round_rows(), dataset=result.dataset)
-        files.write_json(REPORTS / "metrics.json", {"federated": result.metrics() | machine})
+        files.write_json(REPORTS / "metrics.json", {"federated": result.metrics()})
 
     def write(result: Result) -> None:
         test = datasets.load(DATA.dataset / "test.safetensors")
@@ -37,6 +36,7 @@ def main() -> None:
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
         write_so_far(result)
         files.write_sums(REPORTS, "rounds.csv", "clients.csv", "confusion.csv", "metrics.json")
+        write_provenance("federated", experiment.compute.torch_device(), MODEL)
 
     with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:
 

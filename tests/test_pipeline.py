@@ -232,17 +232,20 @@ def test_queued_experiments_run_in_copies_of_their_own(project: Path):
 def test_results_verify_against_the_commit_and_a_difference_is_told(project: Path):
     assert "equal to HEAD" in run("fedpipe verify", project)
     metrics = project / "reports/federated/metrics.json"
-    text = metrics.read_text()
+    provenance = project / "reports/provenance.json"
+    text, told = metrics.read_text(), provenance.read_text()
     try:
         result = json.loads(text)
         result["federated"]["loss"] += 0.004
         metrics.write_text(json.dumps(result))
         assert "reports/federated/metrics.json: federated.loss: " in run("fedpipe verify", project, fails=True)
-        result["federated"]["cpu"] = "another type"  # whose rounding differs: within the tolerance
-        metrics.write_text(json.dumps(result))
+        made = json.loads(provenance.read_text())
+        made["federated"]["cpu"] = "another type"  # whose rounding differs: within the tolerance
+        provenance.write_text(json.dumps(made))
         assert "agrees with HEAD, made on another CPU type or torch" in run("fedpipe verify", project)
         result["federated"]["accuracy"] -= 0.01
         metrics.write_text(json.dumps(result))
         assert "federated.accuracy: " in run("fedpipe verify", project, fails=True)
     finally:
         metrics.write_text(text)
+        provenance.write_text(told)

@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
 import grimp
@@ -11,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import fedpipe
+from fedpipe.pipeline import TABLES, Pipeline, inputs
 from tests.conftest import ROOT
 
 STAGES = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
@@ -25,34 +25,20 @@ def has_code(file: Path) -> bool:
     """Tell whether a file holds anything but a docstring."""
     return any(
         not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-        for node in ast.parse(file.read_text()).body
+        for node in ast.parse((ROOT / file).read_text()).body
     )
-
-
-CODE = {
-    file.relative_to(ROOT)
-    for package in ("fedpipe", "stages")
-    for file in (ROOT / package).rglob("*.py")
-    if has_code(file)
-} - {Path("fedpipe/__init__.py")}  # which says what is exported, and imports it only for those who ask
-
-
-def shortest(files: Collection[Path]) -> set[Path]:
-    """Return the files in as few paths as possible: a folder stands for all the code in it."""
-
-    def widest(file: Path) -> Path:
-        whole = [folder for folder in file.parents[:-1] if {f for f in CODE if folder in f.parents} <= set(files)]
-        return whole[-1] if whole else file
-
-    return {widest(file) for file in files}
 
 
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
-    """Return what imports what, within functions and for type checkers too; a module imports its own packages."""
+    """Return what imports what, within functions and for type checkers too; a module imports its own packages.
+
+    What the package exports and the tables of names import nothing: they are asked for what they hold.
+    """
     graph = grimp.build_graph("fedpipe", "stages", cache_dir=None)
-    for exported in graph.find_modules_directly_imported_by("fedpipe"):
-        graph.remove_import(importer="fedpipe", imported=exported)
+    for module in ("fedpipe", *TABLES):
+        for imported in graph.find_modules_directly_imported_by(module):
+            graph.remove_import(importer=module, imported=imported)
     for module in sorted(graph.modules):
         package = module.rpartition(".")[0]
         if package:
@@ -60,18 +46,42 @@ def graph() -> grimp.ImportGraph:
     return graph
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_exactly_the_code_it_imports(stage: str, graph: grimp.ImportGraph):
-    """In as few paths as possible. The check, which is quick and whose output never changes, depends on all of it."""
-    modules = {f"stages.{stage}"} | graph.find_upstream_modules(f"stages.{stage}")
-    imported = set(map(file_of, modules)) & CODE
-    code = {Path(dep) for dep in STAGES[stage]["deps"] if dep.startswith(("fedpipe", "stages"))}
-    if stage == "check":
-        own = {Path("stages/__init__.py"), Path("stages/check.py")}
-        assert code == own | {Path("fedpipe")}
-        assert {file for file in imported if file.parts[0] != "fedpipe"} == own
-    else:
-        assert code == shortest(imported)
+@pytest.mark.parametrize(
+    ("stage", "chosen"),
+    [
+        ("download", []),
+        ("partition", ["data.partition.dirichlet", "data.partition.feature"]),
+        ("federated", ["federated.strategies.scaffold", "federated.aggregation.mean", "federated.transforms.clip",
+                       "models.two_nn"]),
+        ("baseline", ["models.two_nn"]),
+        ("compare", []),
+    ],
+)  # fmt: skip
+def test_a_stage_depends_on_exactly_the_code_it_imports_and_the_chosen_entries_of_tables(
+    stage: str, chosen: list[str], graph: grimp.ImportGraph
+):
+    pipeline = Pipeline.model_validate(
+        {
+            "partition": {"scheme": "dirichlet+feature"},
+            "model": {"name": "2nn"},
+            "federated": {"strategy": "scaffold", "transforms": "clip"},
+        }
+    )
+    roots = [f"stages.{stage}", *(f"fedpipe.{module}" for module in chosen)]
+    modules = {module for root in roots for module in {root} | graph.find_upstream_modules(root)}
+    expected = {file for file in map(file_of, modules - {"fedpipe", *TABLES}) if has_code(file)}
+    assert set(map(Path, inputs(pipeline)[stage]["code"])) == expected
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_of_names_holds_nothing_else(table: str):
+    """For no result depends on it: a docstring, imports, and dictionaries of names."""
+    docstring, *rest = ast.parse((ROOT / file_of(table)).read_text()).body
+    assert isinstance(docstring, ast.Expr)
+    for node in rest:
+        assert isinstance(node, ast.ImportFrom) or (
+            isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Dict)
+        )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -81,12 +91,17 @@ def test_the_command_of_a_stage_is_its_module(stage: str):
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "check"])
-def test_every_stage_waits_for_the_check_of_the_parameters(stage: str):
-    """A mistake in params.yaml must cost no output: DVC removes a stage's outputs before it runs the stage."""
-    deps = STAGES[stage]["deps"]
-    produced = {next(iter(out)) if isinstance(out, dict) else out for s in STAGES.values() for out in s["outs"]}
-    assert "data/params-checked" in deps or any(dep.startswith("reports/") for dep in deps)
-    assert "data/params-checked" in produced
+def test_every_stage_depends_on_what_the_check_wrote_for_it(stage: str):
+    """So it waits for the check, and a mistake in params.yaml costs no output, and on no code or parameter by itself."""
+    assert f"data/inputs/{stage}.json" in STAGES[stage]["deps"]
+    assert not [dep for dep in STAGES[stage]["deps"] if dep.startswith(("fedpipe", "stages", "own", "params"))]
+    assert "params" not in STAGES[stage]
+    assert stage in inputs(Pipeline())
+
+
+def test_the_check_depends_on_all_code_and_all_parameters():
+    assert {"fedpipe", "stages", "own"} <= set(STAGES["check"]["deps"])
+    assert STAGES["check"]["params"] == [{"params.yaml": None}]
 
 
 @pytest.mark.parametrize("stage", ["download", "partition", "federated", "baseline"])
@@ -111,12 +126,23 @@ def test_whatever_the_package_exports_is_where_it_says():
         fedpipe.nothing  # noqa: B018
 
 
-def test_device_and_precision_are_the_only_stage_parameters_in_compute():
-    """The others decide how fast a stage is, never what it makes. Only the check reads the whole file."""
-    expected = {
-        "federated": {"compute.device", "compute.precision"},
-        "baseline": {"compute.device", "compute.precision"},
-    }
-    for name, stage in STAGES.items():
-        found = {str(param) for param in stage["params"] if str(param).startswith("compute")}
-        assert found == expected.get(name, set())
+def test_device_and_precision_are_the_only_parameters_in_compute_that_count():
+    """The others decide how fast a stage is, never what it makes."""
+    counting = {stage: set(given["parameters"].get("compute", {})) for stage, given in inputs(Pipeline()).items()}
+    assert counting.pop("federated") == counting.pop("baseline") == {"device", "precision"}
+    assert not any(counting.values())
+
+
+def test_parameters_of_what_is_not_chosen_do_not_count():
+    before = inputs(Pipeline())
+    for changes in (
+        {"federated": {"fedprox": {"mu": 0.5}, "clip": {"norm": 3.0}}},
+        {"partition": {"dirichlet": {"alpha": 0.1}, "feature": {"noise": 0.5}}},
+        {"model": {"resnet": {"blocks": 3}}},
+        {"download": {"path": "elsewhere", "test_seed": 3, "retries": 7}},
+        {"compute": {"workers": 1, "engine": "threads", "checkpoint_every": 7.0}},
+    ):
+        assert inputs(Pipeline.model_validate(changes)) == before
+    chosen = {"federated": {"strategy": "fedprox", "fedprox": {"mu": 0.5}}}
+    counted = inputs(Pipeline.model_validate(chosen))["federated"]["parameters"]["federated"]
+    assert counted["fedprox"] == {"mu": 0.5}

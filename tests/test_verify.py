@@ -11,6 +11,7 @@ import torch
 
 from fedpipe.results.verify import MODELS, Verdict, verify
 from fedpipe.system.errors import UserError
+from fedpipe.system.files import sha256_of_file, write_json
 from fedpipe.system.provenance import provenance
 
 FEDERATED, BASELINE = "reports/federated/metrics.json", "reports/baseline/metrics.json"
@@ -19,18 +20,20 @@ ELSEWHERE = HERE | {"cpu": "another type"}
 
 
 def write_results(machine: dict[str, str], *, accuracy: float = 0.99, loss: float = 0.034) -> None:
-    """Write the three reports, and the models that a run leaves beside them."""
+    """Write the three reports, and the models and the provenance that a run leaves beside them."""
     reports: dict[str, dict[str, Any]] = {
-        FEDERATED: {"federated": {"dataset": "MNIST", "accuracy": accuracy, "loss": loss, "rounds": 5} | machine},
-        BASELINE: {"baseline": {"dataset": "MNIST", "accuracy": 0.9898, "loss": 0.043, "epochs": 15} | machine},
+        FEDERATED: {"federated": {"dataset": "MNIST", "accuracy": accuracy, "loss": loss, "rounds": 5}},
+        BASELINE: {"baseline": {"dataset": "MNIST", "accuracy": 0.9898, "loss": 0.043, "epochs": 15}},
         "reports/comparison.json": {"comparison": {"dataset": "MNIST", "federated_accuracy": accuracy}},
     }
     for path, report in reports.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(report))
-    for model in MODELS:
+    for stage, model in MODELS.items():
         model.parent.mkdir(exist_ok=True)
-        model.touch()
+        model.write_text(f"{stage} {accuracy}")
+    made = {stage: {"model": sha256_of_file(model)} | machine for stage, model in MODELS.items()}
+    write_json("reports/provenance.json", made)
 
 
 def commit() -> None:
@@ -85,21 +88,35 @@ def test_results_that_another_machine_made_are_not_taken_for_this_machines():
     verdict = verify()
     assert (verdict.exact, verdict.differences) == (False, [])
     assert verdict.made_elsewhere == [
-        f"{report}: made on another type with torch {HERE['torch']}; "
+        f"{stage}: made on another type with torch {HERE['torch']}; "
         f"this machine is {HERE['cpu']} with torch {HERE['torch']}"
-        for report in (FEDERATED, BASELINE)
+        for stage in ("federated", "baseline")
     ]
 
 
-@pytest.mark.parametrize("absent", [MODELS, MODELS[:1], MODELS[1:]])
-def test_where_the_pipeline_did_not_run_nothing_is_verified(absent: tuple[Path, ...]):
+def test_provenance_counts_for_the_model_that_it_names():
+    """DVC restores models and metrics from its cache; what was written of another run says nothing about them."""
+    write_results(HERE, accuracy=0.9)
+    told = Path("reports/provenance.json").read_text()
     write_results(HERE)
     commit()
-    for model in absent:
-        model.unlink()
+    Path("reports/provenance.json").write_text(told)
+    assert verify().made_elsewhere == [
+        "federated: reports/provenance.json tells of another result; this one came from DVC's cache",
+        "baseline: reports/provenance.json tells of another result; this one came from DVC's cache",
+    ]
+    assert not verify().exact
+
+
+@pytest.mark.parametrize("absent", [["federated", "baseline"], ["federated"], ["baseline"]])
+def test_where_the_pipeline_did_not_run_nothing_is_verified(absent: list[str]):
+    write_results(HERE)
+    commit()
+    for stage in absent:
+        MODELS[stage].unlink()
     with pytest.raises(UserError, match=r"^these results were not made here: [^\n]* `dvc repro` [^\n]*$") as caught:
         verify()
-    assert [model for model in MODELS if str(model) in str(caught.value)] == list(absent)
+    assert [stage for stage, model in MODELS.items() if str(model) in str(caught.value)] == absent
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def _values(section: type[Section], *, kinds: bool) -> dict[str, str]:
 
 
 def _in_words(options: Sequence[Mapping[str, Any]], kinds: bool) -> str:
-    if not kinds and not any("enum" in option or _bounds(option) for option in options):
+    if not kinds and not any("enum" in option or "items" in option or _bounds(option) for option in options):
         return ""
     return ", or ".join(filter(None, (_option(option, kinds) for option in options)))
 
@@ -161,6 +161,8 @@ def _option(option: Mapping[str, Any], kinds: bool) -> str:
     if "const" in option:
         return str(option["const"])
     kind = option.get("type")
+    if kind == "array":
+        return f"a list, each {_option(option['items'], True)}"
     words = [KINDS[kind]] if kinds and kind in KINDS else []
     return "null" if kind == "null" else ", ".join(words + _bounds(option))
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import read_json
+from fedpipe.system.files import read_json, sha256_of_file
+from fedpipe.system.provenance import FILE as PROVENANCE
 from fedpipe.system.provenance import provenance
 
 REPORTS = (
@@ -23,8 +24,11 @@ REPORTS = (
     Path("reports/baseline/metrics.json"),
     Path("reports/comparison.json"),
 )
-MODELS = (Path("models/federated.safetensors"), Path("models/baseline.safetensors"))  # git does not hold them
-MACHINE = ("cpu", "torch", "device")  # of a report: what decides whether bits must be equal
+MODELS = {  # git does not hold them
+    "federated": Path("models/federated.safetensors"),
+    "baseline": Path("models/baseline.safetensors"),
+}
+MACHINE = ("cpu", "torch", "device")  # what decides whether bits must be equal
 
 # Between CPU types. Training amplifies rounding until a run is as good as one of another seed, and the baseline's later
 # epochs alone scatter by 0.1 points and 0.004 in loss (standard deviation).
@@ -39,14 +43,14 @@ class Verdict:
 
     exact: bool  # whether they were held to equality, because this machine is like the one of the committed results
     differences: list[str]  # a line for each; empty if the results agree
-    made_elsewhere: list[str]  # a line for each report in the workspace that names another machine than this one
+    made_elsewhere: list[str]  # a line for each training of the workspace that this machine did not do
 
 
 def verify(revision: str = "HEAD") -> Verdict:
     """Compare the metrics in the workspace, which is the current folder, with those of a git revision.
 
-    Results are held to equality if the committed ones name the CPU type and the torch version of this machine, and the
-    ones in the workspace name the same CPU type, torch version and device. Otherwise they are held to a tolerance.
+    Results are held to equality if reports/provenance.json names this machine's CPU type and torch version, in the
+    workspace and as it is committed, and the same device. Otherwise they are held to a tolerance.
 
     Raises:
         UserError: there is no git repository; the pipeline did not run here, so that there is nothing to verify; or
@@ -58,24 +62,41 @@ def verify(revision: str = "HEAD") -> Verdict:
     pairs = list(zip(REPORTS, here, there, strict=True))
 
     machine = provenance(torch.device("cpu"))
-    exact = all(_machine(a) == _machine(b) and _is_like(machine, b) for _, a, b in pairs)
+    made_here, made_there = _read_provenance(), _committed(PROVENANCE, revision)
+    mine = [stage for stage in MODELS if _is_like(machine, made_here.get(stage, {}))]
+    exact = all(stage in mine and made_here[stage] == _machine(made_there.get(stage)) for stage in MODELS)
     differences = [
         f"{report}: {key}: {a.get(key, 'missing')} here, {b.get(key, 'missing')} in {revision}"
         for report, a, b in pairs
         for key in sorted(a.keys() | b.keys())
         if not _equal(a.get(key), b.get(key)) and (exact or not _agree(key, a.get(key), b.get(key)))
     ]
-    made_elsewhere = [
-        f"{report}: made on {a.get('cpu')} with torch {a.get('torch')}; "
-        f"this machine is {machine['cpu']} with torch {machine['torch']}"
-        for report, a in ((report, _machine(a)) for report, a, _ in pairs if not _is_like(machine, a))
-    ]
+    made_elsewhere = [_where(stage, made_here.get(stage), machine) for stage in MODELS if stage not in mine]
     return Verdict(exact, differences, made_elsewhere)
+
+
+def _read_provenance() -> dict[str, dict[str, str]]:
+    """Return the machine of each training whose model is the one in the workspace."""
+    written = read_json(PROVENANCE)
+    return {
+        stage: _machine(written[stage])
+        for stage, model in MODELS.items()
+        if stage in written and written[stage].get("model") == sha256_of_file(model)
+    }
+
+
+def _where(stage: str, made_on: Mapping[str, str] | None, machine: Mapping[str, str]) -> str:
+    if made_on is None:
+        return f"{stage}: {PROVENANCE} tells of another result; this one came from DVC's cache"
+    return (
+        f"{stage}: made on {made_on.get('cpu')} with torch {made_on.get('torch')}; "
+        f"this machine is {machine['cpu']} with torch {machine['torch']}"
+    )
 
 
 def _require_a_run() -> None:
     """Raise UserError if the reports in the workspace can only be the committed ones, because there is no model."""
-    missing = [f"no {model}" for model in MODELS if not model.exists()]
+    missing = [f"no {model}" for model in MODELS.values() if not model.exists()]
     if missing:
         raise UserError(
             f"these results were not made here: there is {' and '.join(missing)}, so the reports are the "
@@ -107,19 +128,13 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
     return dict(items(value, ""))
 
 
-def _machine(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the report says of the machine that made it; nothing if it does not name one."""
-    return {_name(key): value for key, value in report.items() if _name(key) in MACHINE}
+def _machine(written: Mapping[str, str] | None) -> dict[str, str]:
+    return {key: written[key] for key in MACHINE if key in written} if written else {}
 
 
-def _is_like(machine: Mapping[str, str], report: Mapping[str, Any]) -> bool:
-    """Return whether a report names this CPU type and torch version, or no machine at all."""
-    named = _machine(report)
-    return all(named.get(key, machine[key]) == machine[key] for key in ("cpu", "torch"))
-
-
-def _name(key: str) -> str:
-    return key.rpartition(".")[2]
+def _is_like(machine: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Return whether another machine has the CPU type and the torch version of this one."""
+    return all(other.get(key) == machine[key] for key in ("cpu", "torch"))
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -129,8 +144,6 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _agree(key: str, a: Any, b: Any) -> bool:
     """Return whether two values that are not equal differ by no more than the tolerance of this metric."""
-    if _name(key) in MACHINE:
-        return True
     if isinstance(a, int | float) and isinstance(b, int | float):
         if key.endswith("accuracy"):
             return math.isclose(a, b, rel_tol=0, abs_tol=ACCURACY_TOLERANCE)

@@ -1,6 +1,7 @@
 """What a result was made on.
 
-Float results have the same bits on machines of one CPU type with one version of torch.
+Float results have the same bits on machines of one CPU type with one version of torch. It is written down in a file of
+its own, which git keeps and no stage depends on, so that equal results of other machines differ in nothing else.
 """
 
 import hashlib
@@ -10,9 +11,30 @@ from pathlib import Path
 
 import torch
 
+from fedpipe.system.errors import UserError
+from fedpipe.system.files import read_json, sha256_of_file, write_json
+
+FILE = Path("reports/provenance.json")
+
+
+def write_provenance(stage: str, device: torch.device, model: Path) -> None:
+    """Write down, beside what is known of other stages, what a stage's results were made on.
+
+    Args:
+        stage: that trained.
+        device: that it trained on.
+        model: the file of its model, whose SHA-256 tells which results are meant.
+    """
+    try:
+        known = read_json(FILE)
+    except UserError:  # it is not there, or not what was written
+        known = {}
+    others = {name: value for name, value in known.items() if name != stage} if isinstance(known, dict) else {}
+    write_json(FILE, dict(sorted({**others, stage: {"model": sha256_of_file(model), **provenance(device)}}.items())))
+
 
 def provenance(device: torch.device) -> dict[str, str]:
-    """Return the CPU type, the version of torch, and the device that trained, as metrics.json names them.
+    """Return the CPU type, the version of torch, and the device that trained, as provenance.json names them.
 
     Returns:
         The values of ``cpu``, ``torch`` and ``device``.
