@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from fedpipe.federated.transforms.base import Transform
     from fedpipe.interactive import Result, run
     from fedpipe.models.base import Model
+    from fedpipe.spec import DataSpec
 
-__all__ = ["Aggregator", "Experiment", "Model", "Partitioner", "Result", "Strategy", "Transform", "run"]
+__all__ = ["Aggregator", "DataSpec", "Experiment", "Model", "Partitioner", "Result", "Strategy", "Transform", "run"]
 
 _HOMES = {
     "Aggregator": "fedpipe.federated.aggregation.base",
+    "DataSpec": "fedpipe.spec",
     "Experiment": "fedpipe.experiment",
     "Model": "fedpipe.models.base",
     "Partitioner": "fedpipe.data.partition.base",

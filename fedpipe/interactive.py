@@ -144,9 +144,10 @@ def run(
 
     Args:
         experiment: instead of the parameters of `federated`, `model`, `compute` and `seed`.
-        data: images and labels, which are divided among the clients; or a list of such pairs, a client's own each; or a
-            folder with a data set, as the stage `download` writes it. None takes the pipeline's data set if it is in
-            this folder, else MNIST from where FEDPIPE_DATA says, else MNIST's sample of 5,000 images, and says so.
+        data: images and labels, which are divided among the clients; or a list of such pairs, a client's own each; or
+            the name of a data set, such as "fashion-mnist", which is fetched; or a folder or a file with a data set of
+            your own, as `download.path` in params.yaml names it. None takes the pipeline's data set if it is in this
+            folder, else MNIST from where FEDPIPE_DATA says, else MNIST's sample of 5,000 images, and says so.
         test: images and labels to test on. None holds out a tenth of the data, drawn at random: of each client's own,
             if each brings its own.
         mean: of each channel's pixels in `data`, where black is 0 and white is 1: networks take (pixels - mean) / std.
@@ -237,16 +238,10 @@ def _data(
     quiet: bool,
 ) -> FederatedData:
     """Return where the data lies, which is in the folder `scratch` if it is not in files already."""
-    folder = Path(data) if isinstance(data, (str, Path)) else scratch / "dataset"
-    if data is None and (PIPELINES / "dataset.json").exists():
-        folder = PIPELINES
     if data is None or isinstance(data, (str, Path)):
         if test is not None:
             raise UserError("test: the data set has a test set of its own; give the data with it")
-        if download.mean and folder != scratch / "dataset":
-            raise UserError("mean: the data set has a mean and a std already; leave them out")
-        if folder == scratch / "dataset":
-            datasets.save(_mnist(download, scratch, quiet), folder)
+        folder = _folder(data, download, scratch, quiet)
         train, spec = datasets.load(folder / "train.safetensors"), datasets.describe(folder / "dataset.json").spec
         write_shards(scratch / "shards", train, spec.classes, partition, seed)
         return FederatedData(folder, scratch / "shards")
@@ -287,16 +282,26 @@ def _save(train: Split, test: Split, download: sources.Download, scratch: Path) 
     return classes
 
 
-def _mnist(download: sources.Download, scratch: Path, quiet: bool) -> Dataset:
-    """Return MNIST from where FEDPIPE_DATA or FEDPIPE_MNIST says, else its sample."""
-    if source := sources.named_source("mnist"):
-        return sources.fetch(download, source, scratch, log=(lambda line: None) if quiet else console.say)
-    if not quiet:
-        console.say(
+def _folder(data: str | Path | None, download: sources.Download, scratch: Path, quiet: bool) -> Path:
+    """Return the folder of a data set, as `fedpipe.data.datasets.save` writes it: where it is, or where it was put."""
+    there = PIPELINES if data is None else Path(data)
+    if (there / "dataset.json").exists():
+        if download.mean:
+            raise UserError("mean: the data set has a mean and a std already; leave them out")
+        return there
+    log = (lambda line: None) if quiet else console.say
+    if data is None and not sources.named_source("mnist"):
+        log(
             f"MNIST is not in {PIPELINES}, so this runs on its sample of 5,000 images; `dvc repro download` gets it, "
             f"or {sources.SOURCE_VARIABLE}=DIR_OR_URL says where it is"
         )
-    return sources.offline_sample(download)
+        dataset = sources.offline_sample(download)
+    else:
+        name = "mnist" if data is None else str(data) if str(data) in sources.ORIGINALS else sources.OWN
+        download = download.model_copy(update={"dataset": name, "path": str(data), "offline_sample": False})
+        dataset = sources.fetch(download, sources.named_source(name), scratch, log)
+    datasets.save(dataset, scratch / "dataset")
+    return scratch / "dataset"
 
 
 def _split(examples: Examples, what: str) -> Split:

@@ -32,7 +32,7 @@ def main() -> None:
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
         write_so_far(result)
         files.write_sums(REPORTS, "epochs.csv", "confusion.csv", "metrics.json")
-        write_provenance("baseline", experiment.compute.torch_device(), MODEL)
+        write_provenance("baseline", experiment.compute.torch_device())
 
     with console.progress("epochs", experiment.baseline.epochs) as bar:
 

@@ -36,7 +36,7 @@ def main() -> None:
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
         write_so_far(result)
         files.write_sums(REPORTS, "rounds.csv", "clients.csv", "confusion.csv", "metrics.json")
-        write_provenance("federated", experiment.compute.torch_device(), MODEL)
+        write_provenance("federated", experiment.compute.torch_device())
 
     with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:
 

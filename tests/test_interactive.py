@@ -266,7 +266,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model": "3nn"}, 'model.name: "3nn" is not one of'),
     ({"transforms": [Halved(), Halved()]}, 'federated.transforms: ["Halved", "Halved"]: two of one class'),
     ({"clients_per_round": 9}, "federated.clients_per_round: 9 exceeds the 6 clients"),
-    ({"data": "nowhere"}, "nowhere/dataset.json: not there"),
+    ({"data": "nowhere"}, "nowhere: not there; it must be a folder"),
     ({"data": (IMAGES,)}, "data: not a pair of images and labels"),
     (
         {"data": (IMAGES / 255, LABELS)},

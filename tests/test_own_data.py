@@ -171,7 +171,7 @@ def test_many_odd_images_are_counted(tmp_path: Path):
 
 ZEROS = np.zeros((4, 2, 2), np.uint8)
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nothing": (lambda path: None, r"not there; download\.path must name a folder, or an \.npz"),
+    "nothing": (lambda path: None, r"not there; it must be a folder, or an \.npz"),
     "empty": (lambda path: path.mkdir(), r"no images; it must have a folder for each class, or"),
     "a text": (lambda path: (lay_down(path), (path / "roses/notes.txt").write_text("?")), r"notes\.txt: no image"),
     "too high": (lambda path: (lay_down(path), Image.new("L", (8, 8)).save(path / "0.png")), r"lies too high"),

@@ -92,7 +92,7 @@ def test_the_command_of_a_stage_is_its_module(stage: str):
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "check"])
 def test_every_stage_depends_on_what_the_check_wrote_for_it(stage: str):
-    """So it waits for the check, and a mistake in params.yaml costs no output, and on no code or parameter by itself."""
+    """On no code or parameter by itself. So it waits for the check, and a mistake in params.yaml costs no output."""
     assert f"data/inputs/{stage}.json" in STAGES[stage]["deps"]
     assert not [dep for dep in STAGES[stage]["deps"] if dep.startswith(("fedpipe", "stages", "own", "params"))]
     assert "params" not in STAGES[stage]

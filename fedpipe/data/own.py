@@ -44,7 +44,7 @@ def read(path: Path, size: int | None = None) -> Found:
     if path.is_dir():
         return _folder(path, size)
     if not path.exists():
-        raise UserError(f"{path}: not there; download.path must name a folder, or an .npz or .safetensors file")
+        raise UserError(f"{path}: not there; it must be a folder, or an .npz or .safetensors file")
     if path.suffix not in (".npz", ".safetensors"):
         raise UserError(f"{path}: neither a folder nor an .npz or .safetensors file")
     if size is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import read_json, sha256_of_file
+from fedpipe.system.files import read_json
 from fedpipe.system.provenance import FILE as PROVENANCE
 from fedpipe.system.provenance import provenance
 
@@ -28,7 +28,6 @@ MODELS = {  # git does not hold them
     "federated": Path("models/federated.safetensors"),
     "baseline": Path("models/baseline.safetensors"),
 }
-MACHINE = ("cpu", "torch", "device")  # what decides whether bits must be equal
 
 # Between CPU types. Training amplifies rounding until a run is as good as one of another seed, and the baseline's later
 # epochs alone scatter by 0.1 points and 0.004 in loss (standard deviation).
@@ -56,42 +55,28 @@ def verify(revision: str = "HEAD") -> Verdict:
         UserError: there is no git repository; the pipeline did not run here, so that there is nothing to verify; or
             the workspace or the revision has no such report.
     """
-    there = [_flat(_committed(report, revision)) for report in REPORTS]
+    there, committed = [_flat(_committed(report, revision)) for report in REPORTS], _committed(PROVENANCE, revision)
     _require_a_run()
-    here = [_flat(read_json(report)) for report in REPORTS]
+    here, told = [_flat(read_json(report)) for report in REPORTS], read_json(PROVENANCE)
     pairs = list(zip(REPORTS, here, there, strict=True))
 
     machine = provenance(torch.device("cpu"))
-    made_here, made_there = _read_provenance(), _committed(PROVENANCE, revision)
-    mine = [stage for stage in MODELS if _is_like(machine, made_here.get(stage, {}))]
-    exact = all(stage in mine and made_here[stage] == _machine(made_there.get(stage)) for stage in MODELS)
+    made_here, made_there = ({stage: one.get(stage, {}) for stage in MODELS} for one in (told, committed))
+    mine = [stage for stage in MODELS if _is_like(machine, made_here[stage])]
+    exact = all(stage in mine and made_here[stage] == made_there[stage] for stage in MODELS)
     differences = [
         f"{report}: {key}: {a.get(key, 'missing')} here, {b.get(key, 'missing')} in {revision}"
         for report, a, b in pairs
         for key in sorted(a.keys() | b.keys())
         if not _equal(a.get(key), b.get(key)) and (exact or not _agree(key, a.get(key), b.get(key)))
     ]
-    made_elsewhere = [_where(stage, made_here.get(stage), machine) for stage in MODELS if stage not in mine]
-    return Verdict(exact, differences, made_elsewhere)
-
-
-def _read_provenance() -> dict[str, dict[str, str]]:
-    """Return the machine of each training whose model is the one in the workspace."""
-    written = read_json(PROVENANCE)
-    return {
-        stage: _machine(written[stage])
-        for stage, model in MODELS.items()
-        if stage in written and written[stage].get("model") == sha256_of_file(model)
-    }
-
-
-def _where(stage: str, made_on: Mapping[str, str] | None, machine: Mapping[str, str]) -> str:
-    if made_on is None:
-        return f"{stage}: {PROVENANCE} tells of another result; this one came from DVC's cache"
-    return (
-        f"{stage}: made on {made_on.get('cpu')} with torch {made_on.get('torch')}; "
+    made_elsewhere = [
+        f"{stage}: made on {made_here[stage].get('cpu')} with torch {made_here[stage].get('torch')}; "
         f"this machine is {machine['cpu']} with torch {machine['torch']}"
-    )
+        for stage in MODELS
+        if stage not in mine
+    ]
+    return Verdict(exact, differences, made_elsewhere)
 
 
 def _require_a_run() -> None:
@@ -126,10 +111,6 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
                 yield f"{prefix}{key}", item
 
     return dict(items(value, ""))
-
-
-def _machine(written: Mapping[str, str] | None) -> dict[str, str]:
-    return {key: written[key] for key in MACHINE if key in written} if written else {}
 
 
 def _is_like(machine: Mapping[str, str], other: Mapping[str, str]) -> bool:

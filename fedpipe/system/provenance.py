@@ -12,25 +12,24 @@ from pathlib import Path
 import torch
 
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import read_json, sha256_of_file, write_json
+from fedpipe.system.files import read_json, write_json
 
 FILE = Path("reports/provenance.json")
 
 
-def write_provenance(stage: str, device: torch.device, model: Path) -> None:
-    """Write down, beside what is known of other stages, what a stage's results were made on.
+def write_provenance(stage: str, device: torch.device) -> None:
+    """Write down what a stage's results were made on, beside what is known of other stages.
 
     Args:
         stage: that trained.
         device: that it trained on.
-        model: the file of its model, whose SHA-256 tells which results are meant.
     """
     try:
         known = read_json(FILE)
     except UserError:  # it is not there, or not what was written
         known = {}
-    others = {name: value for name, value in known.items() if name != stage} if isinstance(known, dict) else {}
-    write_json(FILE, dict(sorted({**others, stage: {"model": sha256_of_file(model), **provenance(device)}}.items())))
+    known = known if isinstance(known, dict) else {}
+    write_json(FILE, dict(sorted({**known, stage: provenance(device)}.items())))
 
 
 def provenance(device: torch.device) -> dict[str, str]:
