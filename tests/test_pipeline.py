@@ -262,6 +262,28 @@ def test_an_experiment_takes_any_partition_and_any_strategy(project: Path):
     assert run("git status --porcelain", project) == ""
 
 
+def test_own_colour_images_go_through_the_pipeline_a_folder_a_client(project: Path):
+    run("python examples/colour_digits.py data/own/colours", project)
+    settings = "-S download.dataset=own -S download.path=data/own/colours -S partition.scheme=natural"
+    try:
+        output = run(f"dvc exp run {settings} -S partition.clients=5 -S model.name=resnet", project)
+        assert ran(output) == ["check", "download", "partition", "federated", "baseline", "compare"]
+        description = json.loads((project / "data/dataset/dataset.json").read_text())
+        assert [description[name] for name in ("height", "width", "channels", "classes")] == [28, 28, 3, 10]
+        assert description["client_names"] == ["anna", "ben", "cleo", "dina", "emil"]
+        manifest = pd.read_csv(project / "data/shards/manifest.csv")
+        assert manifest["examples"].tolist() == [360] * 5
+        assert {path.stem for path in (project / "reports").glob("*.csv")} >= {"comparison"}
+        assert json.loads((project / "reports/comparison.json").read_text())["comparison"]["dataset"] == "colours"
+        (project / "data/own/colours/ben/3/000.png").write_text("no image")
+        output = run("dvc repro", project, fails=True)
+        assert "data/own/colours/ben/3/000.png: no image, or damaged\n" in output
+        assert "Traceback" not in output
+    finally:
+        run("rm -r data/own/colours && fedpipe reset --yes", project)
+    assert run("git status --porcelain", project) == ""
+
+
 def test_a_bad_parameter_stops_the_run_before_any_output_is_removed(project: Path):
     output = run("dvc exp run -S federated.clients_per_round=50", project, fails=True)
     assert "params.yaml: federated.clients_per_round: 50 exceeds partition.clients = 8\n" in output

@@ -45,7 +45,7 @@ def make(at: str, name: str, kind: type[BaseModel], values: Mapping[str, Any]) -
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise ValueError(f"{at}: {module_name} has no class {class_name} that is a {kind.__name__}")
     if class_name not in values:
-        near = difflib.get_close_matches(class_name, [key for key in values if key[:1].isupper()], n=1)
+        near = difflib.get_close_matches(class_name, [key for key in values if key[:1].isupper()], n=1, cutoff=0.7)
         if near:
             raise ValueError(f"{near[0]}: a block of no class; did you mean {class_name}?")
     _classes[class_name] = found
