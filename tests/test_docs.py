@@ -1,40 +1,321 @@
-"""What the README tells a newcomer to write works."""
+"""What the README and the pages of docs/ tell a reader to write works, and what they say of the code is so."""
 
+import os
 import re
-from pathlib import Path
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 
+from docs import hooks, pictures
 from fedpipe.config.section import Section, with_blocks
 from fedpipe.data.datasets import Dataset
 from fedpipe.data.partition import JOINED, PARTITIONERS
+from fedpipe.data.partition.skew import skew
 from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.context import ClientContext, LocalResult, LocalTraining
-from fedpipe.federated.messages import ClientReport, Update
-from fedpipe.federated.strategies import STRATEGIES
+from fedpipe.federated.messages import ClientReport, Task, Update
+from fedpipe.federated.strategies import STRATEGIES, Strategy
 from fedpipe.models.parameters import initial_parameters, network_with
 from fedpipe.system.randomness import generator
 from fedpipe.training.images import normalised
-from tests.conftest import ROOT
+from tests.conftest import ROOT, checkout
 from tests.federations import MNIST
+from tests.test_pipeline import SMALL, run, set_params
 
-README = (ROOT / "README.md").read_text()
+TEXTS = {
+    str(file.relative_to(ROOT)): file.read_text()
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
+PAGES = pytest.mark.parametrize("page", TEXTS)
 
 
-def defined_in_readme(name: str) -> type:
-    """Return the class of that name from the README's Python."""
-    [code] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if f"class {name}(" in code]
-    scope: dict[str, Any] = {"__name__": "readme"}
+@dataclass(frozen=True)
+class Block:
+    """A block of code on a page."""
+
+    page: str
+    language: str
+    title: str | None  # the path of the file that it shows
+    code: str
+    not_run: str | None  # why it is not
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The blocks of a page, in order."""
+    fence = r'(?:<!-- not run: (.*?) -->\n)?^( *)```(\w*)(?: title="(.*?)")?\n(.*?)^\2```$'
+    for reason, _, language, title, code in re.findall(fence, TEXTS[page], re.DOTALL | re.MULTILINE):
+        yield Block(page, language, title or None, code, reason or None)
+
+
+BLOCKS = [block for page in TEXTS for block in blocks(page)]
+
+
+def run_on(language: str) -> dict[str, list[str]]:
+    """What of a language is run, by page."""
+    found = defaultdict(list)
+    for block in BLOCKS:
+        if block.language == language and not block.not_run:
+            found[block.page].append(block.code)
+    return found
+
+
+BASH, PYTHON = run_on("bash"), run_on("python")
+
+
+def example(name: str) -> type:
+    """Return the class of that name that a page defines."""
+    [code] = [block.code for block in BLOCKS if block.title and f"class {name}(" in block.code]
+    scope: dict[str, Any] = {"__name__": "page"}
     exec(code, scope)
     return scope[name]
 
 
+# What is run
+
+
+def test_each_block_of_code_is_of_a_class_that_says_what_becomes_of_it():
+    assert len(BLOCKS) > 50
+    assert sum(text.count("\n```") for text in TEXTS.values()) == 2 * len(BLOCKS)
+    assert {block.language for block in BLOCKS} == {"bash", "python", "text"}
+
+
+def test_what_is_not_run_is_this_alone():
+    assert sorted((block.page, block.not_run) for block in BLOCKS if block.not_run) == [
+        ("README.md", "it installs 6 GB; CI begins with it"),
+        ("docs/architecture.md", "it is the tests themselves"),
+        ("docs/data.md", "needs the four files of MNIST, or a network"),
+        ("docs/howto/gpu.md", "needs a GPU"),
+        ("docs/howto/model.md", "needs the lines above in two files; tests/test_docs.py runs the class itself"),
+        ("docs/howto/partitioner.md", "needs the lines above in two files; tests/test_docs.py runs the class itself"),
+        ("docs/howto/ray.md", "needs a cluster"),
+        ("docs/howto/strategy.md", "needs the lines above in two files; tests/test_docs.py runs the class itself"),
+        ("docs/howto/transform.md", "needs the lines above in another file; tests/test_docs.py runs the class itself"),
+        ("docs/tutorial.md", "it installs 6 GB; CI begins with it"),
+        ("docs/writing.md", "serves until it is stopped"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PYTHON)
+def test_the_python_of_a_page_runs(page: str, tmp_path: Path):
+    """In an empty folder, as one script."""
+    (tmp_path / "page.py").write_text("\n".join(PYTHON[page]))
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project after `dvc repro` with small parameters on the sample, committed. Its copies share DVC's cache."""
+    folder = checkout(tmp_path_factory.mktemp("project"))
+    set_params(folder, SMALL)
+    run(f"dvc config --local cache.dir {tmp_path_factory.mktemp('cache')}", folder)
+    run("dvc repro && git add -A && git commit -q -m 'Small, on the sample'", folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", BASH)
+def test_the_commands_of_a_page_run(page: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Line by line, in a copy of the project."""
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder, symlinks=True)
+    monkeypatch.setenv("PYTHONPATH", str(folder))  # for the program fedpipe, as if it were installed from there
+    for code in BASH[page]:
+        for line in code.replace("\\\n", " ").splitlines():
+            run(line, folder)
+
+
+def test_every_command_sets_parameters_that_there_are():
+    """Those of the examples come with them."""
+    parameters = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    parameters["partition"]["clusters"] = {"groups": 2}
+    keys = [key for text in TEXTS.values() for key in re.findall(r"-S ([\w.-]+)=", text)]
+    assert len(keys) > 40
+    for key in keys:
+        block = parameters
+        for name in key.split("."):
+            assert name in block, key
+            block = block[name]
+
+
+# The site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages as `make docs` builds them: a link or an anchor that leads nowhere is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder], cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stdout
+    assert built.stdout == ""
+    return folder
+
+
+def test_the_site_loads_nothing_from_the_web(site: Path):
+    web = r"(?:https?:)?//"
+    loaded = rf"""<(?:script|img|iframe)\b[^>]*\bsrc="?{web}|<link\b[^>]*\bhref="?{web}|@import|url\(["']?{web}"""
+    pages = [*site.rglob("*.html"), *site.rglob("*.css")]
+    assert len(pages) > len(TEXTS)
+    for page in pages:
+        text = re.sub(r"<pre.*?</pre>", "", page.read_text(), flags=re.DOTALL)  # what code shows is not loaded
+        assert not re.findall(loaded, text), page
+
+
+def test_a_link_that_names_something_of_the_code_leads_to_its_line(site: Path):
+    page = (site / "algorithms/scaffold.html").read_text()
+    source = (ROOT / "fedpipe/federated/strategies/scaffold.py").read_text().splitlines()
+    [line] = [number for number, line in enumerate(source, start=1) if "def on_client(" in line]
+    anchor = f"__span-0-{line}"
+    assert f'href="../code/fedpipe/federated/strategies/scaffold.py.html#{anchor}"' in page
+    assert f'id="{anchor}"' in (site / "code/fedpipe/federated/strategies/scaffold.py.html").read_text()
+
+
+def test_formulas_have_subscripts_and_names_have_none():
+    assert hooks.scripts("w_{t+1} and F_k^(q-1), ρ^τ_k") == (
+        "w<sub>t+1</sub> and F<sub>k</sub><sup>q-1</sup>, ρ<sup>τ<sub>k</sub></sup>"
+    )
+    for name in ("per_client", "server_update", "a_name", "__init__", "x_1.py"):
+        assert hooks.scripts(name) == name
+
+
+@PAGES
+def test_files_that_a_page_links_are_there(page: str):
+    for path in re.findall(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)", re.sub(r"`[^`\n]*`", "", TEXTS[page])):
+        assert (ROOT / page).parent.joinpath(path).resolve().is_file(), path
+
+
+@PAGES
+def test_names_that_a_page_links_are_defined_where_it_says(page: str):
+    for text, target in hooks.outside(str(PurePosixPath(page).relative_to("docs"))) if page != "README.md" else ():
+        name = hooks.defined_name(text)
+        if name and target.suffix == ".py":
+            assert hooks.line_of(target, name) > 0
+
+
+def test_a_name_that_a_file_does_not_define_is_an_error():
+    file = PurePosixPath("fedpipe/federated/strategies/scaffold.py")
+    with pytest.raises(ValueError, match=r"scaffold\.py defines no Scaffold\.on_server"):
+        hooks.line_of(file, "Scaffold.on_server")
+
+
+def test_every_page_stands_in_the_navigation():
+    config = (ROOT / "mkdocs.yml").read_text()
+    for page in TEXTS:
+        if page != "README.md":
+            assert len(re.findall(rf"[ :]{re.escape(page.removeprefix('docs/'))}$", config, re.MULTILINE)) == 1, page
+
+
+# Tables
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_each_strategy_stands_in_the_table_of_algorithms(name: str):
+    assert re.search(rf"^`federated\.strategy: .*\b{name}`", page_of(name), re.MULTILINE)
+
+
+def page_of(strategy: str) -> str:
+    """The page that describes a strategy."""
+    [page] = re.findall(rf"^\| \[`{strategy}`\]\((\w+\.md)\)", TEXTS["docs/algorithms/index.md"], re.MULTILINE)
+    return TEXTS[f"docs/algorithms/{page}"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_page_of_a_strategy_cites_its_paper(name: str):
+    [cited] = set(re.findall(r"arXiv:([\d.]+\d)", page_of(name).split("##")[0]))
+    kind = STRATEGIES[name]
+    assert any(cited in (one.__doc__ or "") for one in kind.__mro__ if issubclass(one, Strategy))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_page_of_a_strategy_shows_where_all_of_its_code_is(name: str):
+    own = [one for one in STRATEGIES[name].__mro__ if issubclass(one, Strategy) and one is not Strategy]
+    for kind in own:
+        for method in vars(kind):
+            if method in vars(Strategy) and callable(getattr(Strategy, method)) and not method.startswith("_"):
+                assert f"[`{kind.__name__}.{method}`]" in page_of(name)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_page_of_a_strategy_has_its_parameters_and_their_defaults(name: str):
+    rows = re.findall(rf"^\| `federated\.{name}\.(\w+)` \| ([\d.]+) \|", page_of(name), re.MULTILINE)
+    fields = STRATEGIES[name].model_fields
+    assert {parameter: float(default) for parameter, default in rows} == {
+        parameter: field.default for parameter, field in fields.items()
+    }
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_page_of_a_strategy_has_its_costs(name: str):
+    """How many numbers are sent and kept, in units of d and one by one."""
+    header = "| sent to a client besides the model | sent by a client | kept by a client | kept by the server |"
+    [row] = re.findall(rf"^{re.escape(header)}\n.*\n\| (.*) \|$", page_of(name), re.MULTILINE)
+    strategy, d = STRATEGIES[name](), 1000
+    [(plain, context)] = plain_updates(torch.full((1, d), 0.5), received=strategy.broadcast({}, d))
+    update = strategy.on_client(plain, context, LocalResult(plain.delta, steps=1, mean_gradient=torch.zeros(d)))
+    mean = Mean()
+    arrived = strategy.on_arrival(update, Task(0, 1, weight=1.0, data_fraction=1.0))
+    aggregate = mean.result(mean.add(mean.empty(), arrived))
+    _, remembered = strategy.server_update(torch.zeros(d, dtype=torch.float64), aggregate, {})
+    vectors = [context.received, {"delta": update.delta, **update.sums}, context.state, remembered]
+    scalars = [0, len(update.scalars), 0, 0]
+    assert row.split(" | ") == [
+        f"{sum(tensor.numel() for tensor in one.values()) / d:g} d" + (f" + {more}" if more else "")
+        for one, more in zip(vectors, scalars, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("scheme", [*PARTITIONERS, *JOINED])
+def test_each_scheme_stands_in_its_table(scheme: str):
+    assert re.search(rf"^\| `{scheme}` \|", TEXTS["docs/partitions.md"], re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["label_entropy", "jensen_shannon", "gini"])
+def test_the_table_of_skew_is_of_the_partitions_in_the_pictures(name: str, sample: Dataset):
+    [row] = re.findall(rf"^\| `{name}`.*\| (.*) \|$", TEXTS["docs/partitions.md"], re.MULTILINE)
+    figures = [skew(pictures.counts(parameters, sample.train))[name] for parameters in pictures.COUNTED.values()]
+    assert row == ", ".join(f"{abs(figure):.2f}" for figure in figures)
+
+
+@pytest.mark.slow
+def test_the_pictures_are_what_is_drawn():
+    drawn = pictures.pictures()
+    assert {file.name for file in pictures.FOLDER.iterdir()} == set(drawn)
+    for name, picture in drawn.items():
+        there = np.asarray(Image.open(pictures.FOLDER / name).convert("RGB"), dtype=float)
+        np.testing.assert_allclose(np.asarray(picture.convert("RGB"), dtype=float), there, atol=2, err_msg=name)
+        assert f"](images/partitions/{name})" in TEXTS["docs/partitions.md"]
+
+
+@pytest.mark.parametrize("flag", ["epoch", "batch_size", "global_epoch", "local_epoch", "init_lr", "num_clients",
+                                  "num_select_clients", "data_dir"])  # fmt: skip
+def test_each_of_the_references_flags_has_its_parameter(flag: str):
+    assert re.search(rf"^\| `--{flag}` \|.*\| .*`[\w.]+`.* \|$", TEXTS["docs/results.md"], re.MULTILINE)
+
+
+# The examples of one's own classes
+
+
 def test_the_partitioner_divides_and_its_block_holds_its_parameter(sample: Dataset):
-    @with_blocks({"clusters": defined_in_readme("Clusters")})
+    @with_blocks({"clusters": example("Clusters")})
     class Partition(Section):
         scheme: str = "clusters"
 
@@ -47,14 +328,16 @@ def test_the_partitioner_divides_and_its_block_holds_its_parameter(sample: Datas
         assert len(part) == 200
 
 
-def plain_updates(deltas: torch.Tensor) -> list[tuple[Update, ClientContext]]:
+def plain_updates(
+    deltas: torch.Tensor, received: Mapping[str, torch.Tensor] = MappingProxyType({})
+) -> list[tuple[Update, ClientContext]]:
     """Return the updates of clients of equal size as training makes them, each with its client's context."""
     updates = []
     for client, delta in enumerate(deltas):
         report = ClientReport(1, client, 10, 1, 0.0, None, None, 0, None, None)
         context = ClientContext(
             round=1, client=client, data_fraction=1 / len(deltas), training=LocalTraining(),
-            start=torch.zeros_like(delta), received={}, start_loss=lambda: 0.0, seed=0,
+            start=torch.zeros_like(delta), received=received, start_loss=lambda: 0.0, seed=0,
         )  # fmt: skip
         updates.append((Update(client, 1 / len(deltas), report, delta), context))
     return updates
@@ -70,7 +353,7 @@ def sent_by(strategy: Any, deltas: torch.Tensor) -> list[Update]:
 
 def test_the_strategy_is_its_papers():
     """FedExP's step goes in the same direction as FedAvg's and is η times as long."""
-    FedExP = defined_in_readme("FedExP")
+    FedExP = example("FedExP")
     deltas = torch.tensor([[1.0, 2.0], [-1.0, 2.5]])
     updates = sent_by(FedExP(), deltas)
     assert [dict(update.scalars) for update in updates] == [{"square": pytest.approx(x)} for x in (5.0, 7.25)]
@@ -86,7 +369,7 @@ def test_the_strategy_is_its_papers():
 
 
 def test_the_transform_halves_the_message_and_rounds_to_float16():
-    half = defined_in_readme("Half")()
+    half = example("Half")()
     deltas = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
     mean, total = Mean(), Mean().empty()
     for update, context in plain_updates(deltas):
@@ -105,61 +388,18 @@ def test_the_transform_halves_the_message_and_rounds_to_float16():
         ("Half", "fedpipe/federated/transforms"),
     ],
 )
-def test_the_readme_counts_the_lines_of_its_examples(name: str, folder: str):
-    [code] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if f"class {name}(" in code]
+def test_a_page_counts_the_lines_of_its_example(name: str, folder: str):
+    [block] = [block for block in BLOCKS if block.title == f"{folder}/{name.lower()}.py"]
     assert (ROOT / folder).is_dir()
-    file = re.search(rf"`{folder}/{name.lower()}\.py`.*?1\s+new\s+file\s+of\s+(\d+)\s+lines", README, re.DOTALL)
+    file = re.search(rf"`{block.title}`.*?1\s+new\s+file\s+of\s+(\d+)\s+lines", TEXTS[block.page], re.DOTALL)
     assert file
-    assert int(file[1]) == len(code.splitlines())
+    assert int(file[1]) == len(block.code.splitlines())
 
 
 def test_the_model_maps_images_to_logits(sample: Dataset):
-    architecture = defined_in_readme("Perceptron")(hidden=20).on(MNIST)
+    architecture = example("Perceptron")(hidden=20).on(MNIST)
     parameters = initial_parameters(architecture, 0)
     assert sum(tensor.numel() for tensor in parameters.values()) == 784 * 20 + 20 + 20 * 10 + 10
     logits = network_with(architecture, parameters)(normalised(sample.test.images, MNIST))
     assert logits.shape == (1000, 10)
     assert torch.isfinite(logits).all()
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_each_strategy_stands_in_its_table(name: str):
-    assert re.search(rf"^\| \[.*`{name}`.*\]\(https://arxiv\.org/abs/[\d.]+\) \|", README, re.MULTILINE)
-
-
-@pytest.mark.parametrize("scheme", [*PARTITIONERS, *JOINED])
-def test_each_scheme_stands_in_its_table(scheme: str):
-    assert re.search(rf"^\| `{scheme}` \|", README, re.MULTILINE)
-
-
-def test_the_python_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    [code] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "fedpipe.run(" in code]
-    monkeypatch.chdir(tmp_path)
-    scope: dict[str, Any] = {}
-    exec(code, scope)
-    assert len(scope["result"].rounds) == 3
-    assert scope["result"].accuracy > 0.9
-
-
-def test_every_command_sets_parameters_that_there_are():
-    """Those of the examples come with them."""
-    parameters = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
-    parameters["partition"]["clusters"] = {"groups": 2}
-    keys = re.findall(r"-S ([\w.-]+)=", README)
-    assert len(keys) > 25
-    for key in keys:
-        block = parameters
-        for name in key.split("."):
-            assert name in block, key
-            block = block[name]
-
-
-@pytest.mark.parametrize("flag", ["epoch", "batch_size", "global_epoch", "local_epoch", "init_lr", "num_clients",
-                                  "num_select_clients", "data_dir"])  # fmt: skip
-def test_each_of_the_references_flags_has_its_parameter(flag: str):
-    assert re.search(rf"^\| `--{flag}` \|.*\| .*`[\w.]+`.* \|$", README, re.MULTILINE)
-
-
-def test_files_that_the_readme_shows_are_there():
-    for path in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / path).is_file(), path
