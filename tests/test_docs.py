@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from ruamel.yaml import YAML
 
+from benchmarks import __main__ as benchmarks
 from docs import hooks, pictures
+from fedpipe import cli
 from fedpipe.config.section import Section, with_blocks
 from fedpipe.data.datasets import Dataset
 from fedpipe.data.partition import JOINED, PARTITIONERS
@@ -72,6 +75,11 @@ def run_on(language: str) -> dict[str, list[str]]:
 
 
 BASH, PYTHON = run_on("bash"), run_on("python")
+
+
+def names_of(app: typer.Typer) -> set[str]:
+    """The commands of a program."""
+    return {command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback}
 
 
 def example(name: str) -> type:
@@ -135,10 +143,12 @@ def test_the_commands_of_a_page_run(page: str, project: Path, tmp_path: Path, mo
     """Line by line, in a copy of the project."""
     folder = tmp_path / "project"
     shutil.copytree(project, folder, symlinks=True)
-    monkeypatch.setenv("PYTHONPATH", str(folder))  # for the program fedpipe, as if it were installed from there
+    monkeypatch.setenv("PYTHONPATH", str(folder))  # the program fedpipe, as if it were installed from there
     for code in BASH[page]:
         for line in code.replace("\\\n", " ").splitlines():
-            run(line, folder)
+            output = run(line, folder)
+            for columns in re.findall(r"--keep '(.*?)'", line):
+                assert all(column in output for column in columns.split("|")), output
 
 
 def test_every_command_sets_parameters_that_there_are():
@@ -152,6 +162,21 @@ def test_every_command_sets_parameters_that_there_are():
         for name in key.split("."):
             assert name in block, key
             block = block[name]
+
+
+@pytest.mark.parametrize(
+    ("program", "known"),
+    [
+        ("make", set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))),
+        ("fedpipe", names_of(cli.app)),
+        ("python -m benchmarks", names_of(benchmarks.app)),
+        ("python -m", {"benchmarks", "docs.pictures", "stages.NAME", "tests.kills"}),
+    ],
+)
+def test_commands_in_the_text_are_there(program: str, known: set[str]):
+    for page, text in TEXTS.items():
+        for command in re.findall(rf"`{program} ([\w.-]+)", text):
+            assert command in known or command.startswith("--"), page
 
 
 # The site
