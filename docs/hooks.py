@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<path>(?:\.\./)+[^)#\s]*[^)#\s/])\)")
-SUBSCRIPT = re.compile(r"(?<![\w.])([^\W\d_])_(?:\{([^{}]+)\}|(\w)(?![\w.]))")
+SUBSCRIPT = re.compile(r"(?:(?<=Δ)|(?<![\w.]))([^\W\d_])_(?:\{([^{}]+)\}|(\w)(?![\w.]))")
 SUPERSCRIPT = re.compile(r"\^(?:\(([^()]+)\)|(\w+(?:<sub>[^<>]+</sub>)?))")
 PICTURES = (".png", ".svg")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".csv": "text", ".md": "markdown", ".json": "json"}

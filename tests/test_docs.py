@@ -215,8 +215,8 @@ def test_a_link_that_names_something_of_the_code_leads_to_its_line(site: Path):
 
 
 def test_formulas_have_subscripts_and_names_have_none():
-    assert hooks.scripts("w_{t+1} and F_k^(q-1), ρ^τ_k") == (
-        "w<sub>t+1</sub> and F<sub>k</sub><sup>q-1</sup>, ρ<sup>τ<sub>k</sub></sup>"
+    assert hooks.scripts("w_{t+1}, Δc_k and F_k^(q-1), ρ^τ_k") == (
+        "w<sub>t+1</sub>, Δc<sub>k</sub> and F<sub>k</sub><sup>q-1</sup>, ρ<sup>τ<sub>k</sub></sup>"
     )
     for name in ("per_client", "server_update", "a_name", "__init__", "x_1.py"):
         assert hooks.scripts(name) == name
@@ -313,11 +313,14 @@ def test_each_scheme_stands_in_its_table(scheme: str):
     assert re.search(rf"^\| `{scheme}` \|", TEXTS["docs/partitions.md"], re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["label_entropy", "jensen_shannon", "gini"])
-def test_the_table_of_skew_is_of_the_partitions_in_the_pictures(name: str, sample: Dataset):
-    [row] = re.findall(rf"^\| `{name}`.*\| (.*) \|$", TEXTS["docs/partitions.md"], re.MULTILINE)
-    figures = [skew(pictures.counts(parameters, sample.train))[name] for parameters in pictures.COUNTED.values()]
-    assert row == ", ".join(f"{abs(figure):.2f}" for figure in figures)
+def test_the_table_of_skew_is_of_the_partitions_in_the_pictures(sample: Dataset):
+    rows = re.findall(r"^\| `([\w+]+)`(?:, α = ([\d.]+))? \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
+                      TEXTS["docs/partitions.md"], re.MULTILINE)  # fmt: skip
+    for (scheme, alpha, *figures), parameters in zip(rows, pictures.COUNTED.values(), strict=True):
+        assert scheme == parameters["scheme"]
+        assert alpha == str(parameters.get("dirichlet", {}).get("alpha", ""))
+        measured = skew(pictures.counts(parameters, sample.train))
+        assert figures == [f"{abs(measured[name]):.2f}" for name in ("label_entropy", "jensen_shannon", "gini")]
 
 
 @pytest.mark.slow
