@@ -22,7 +22,10 @@ LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<path>(?:\.\./)+[^)#\s]*[^)#\s/])
 SUBSCRIPT = re.compile(r"(?:(?<=Δ)|(?<![\w.]))([^\W\d_])_(?:\{([^{}]+)\}|(\w)(?![\w.]))")
 SUPERSCRIPT = re.compile(r"\^(?:\(([^()]+)\)|(\w+(?:<sub>[^<>]+</sub>)?))")
 PICTURES = (".png", ".svg")
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".csv": "text", ".md": "markdown", ".json": "json"}
+LANGUAGES = {
+    ".ipynb": "json", ".json": "json", ".md": "markdown", ".py": "python", ".toml": "toml", ".yaml": "yaml",
+    ".yml": "yaml",
+}  # fmt: skip
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:

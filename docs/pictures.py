@@ -15,7 +15,7 @@ import vl_convert
 from PIL import Image
 
 from fedpipe.data.datasets import Split
-from fedpipe.data.partition import Partition
+from fedpipe.data.partition.settings import Partition
 from fedpipe.data.sources import offline_sample
 from fedpipe.data.store import label_counts
 from fedpipe.results.figures import COLOURS, SCALE
@@ -68,7 +68,7 @@ def appearances(train: Split, clients: int = 6) -> Image.Image:
     """Draw ten digits as the first clients see them under feature skew: a row for each client."""
     digits = torch.stack([train.images[train.labels == label][0] for label in range(CLASSES)])
     shown = partition({"scheme": "feature"})
-    rows = [torch.cat([*shown.appearance(digits, client, SEED)], dim=1) for client in range(clients)]
+    rows = [torch.cat([*shown.appearance(digits, client, SEED)], dim=1).squeeze(-1) for client in range(clients)]
     picture = Image.fromarray(torch.cat(rows).numpy())
     return picture.resize((picture.width * SCALE, picture.height * SCALE), Image.Resampling.NEAREST)
 

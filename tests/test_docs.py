@@ -62,7 +62,12 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(page, language, title or None, code, reason or None)
 
 
-BLOCKS = [block for page in TEXTS for block in blocks(page)]
+# Pages that have a test of their own, which runs their blocks.
+ELSEWHERE = {
+    "docs/how-to/notebook.md": "tests/test_examples.py",
+    "docs/how-to/remote.md": "tests/test_remote.py",
+}
+BLOCKS = [block for page in TEXTS if page not in ELSEWHERE for block in blocks(page)]
 
 
 def run_on(language: str) -> dict[str, list[str]]:
@@ -95,8 +100,13 @@ def example(name: str) -> type:
 
 def test_each_block_of_code_is_of_a_class_that_says_what_becomes_of_it():
     assert len(BLOCKS) > 50
-    assert sum(text.count("\n```") for text in TEXTS.values()) == 2 * len(BLOCKS)
+    assert sum(text.count("\n```") for page, text in TEXTS.items() if page not in ELSEWHERE) == 2 * len(BLOCKS)
     assert {block.language for block in BLOCKS} == {"bash", "python", "text"}
+
+
+@pytest.mark.parametrize("page", ELSEWHERE)
+def test_a_page_whose_blocks_are_run_elsewhere_is_read_there(page: str):
+    assert f'"{page}"' in (ROOT / ELSEWHERE[page]).read_text()
 
 
 def test_what_is_not_run_is_this_alone():
@@ -104,6 +114,8 @@ def test_what_is_not_run_is_this_alone():
         ("README.md", "it installs 6 GB; CI begins with it"),
         ("docs/architecture.md", "it is the tests themselves"),
         ("docs/data.md", "needs the four files of MNIST, or a network"),
+        ("docs/how-to/ci.md", "needs a network"),
+        ("docs/how-to/ci.md", "tests/test_project.py runs it"),
         ("docs/how-to/gpu.md", "needs a GPU"),
         ("docs/how-to/model.md", "needs the lines above in two files; tests/test_docs.py runs the class itself"),
         ("docs/how-to/partitioner.md", "needs the lines above in two files; tests/test_docs.py runs the class itself"),
@@ -170,7 +182,7 @@ def test_every_command_sets_parameters_that_there_are():
         ("make", set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))),
         ("fedpipe", names_of(cli.app)),
         ("python -m benchmarks", names_of(benchmarks.app)),
-        ("python -m", {"benchmarks", "docs.pictures", "stages.NAME", "tests.kills"}),
+        ("python -m", {"benchmarks", "benchmarks.lines", "docs.pictures", "stages.NAME", "tests.kills"}),
     ],
 )
 def test_commands_in_the_text_are_there(program: str, known: set[str]):
