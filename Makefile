@@ -8,11 +8,12 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env repro test mutants bench clean
+.PHONY: help env repro test docs mutants bench clean
 
 help:
 	@echo "make repro   the environment, then the whole pipeline (FEDPIPE_MNIST=DIR_OR_URL names a source of MNIST)"
 	@echo "make test    the environment, then every check"
+	@echo "make docs    the environment, then the pages of docs/ as a site, in site/"
 	@echo "make mutants change the algorithms' code in every way mutmut knows, and count what no test notices; an hour"
 	@echo "make bench   an environment with the peers (.venv-bench), MNIST, then fedpipe beside them; half an hour"
 	@echo "make env     the environment alone, in $(VENV)"
@@ -36,6 +37,9 @@ test: env
 	pyright
 	python -m pytest -n 2
 	python -m pytest -m slow
+
+docs: env
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 mutants: env
 	python -m pip install --disable-pip-version-check -e ".[dev,mutants]" -c constraints.txt
