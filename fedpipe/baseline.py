@@ -87,11 +87,20 @@ class TrainingState(Record):
 class Result:
     """What a centralised training came to."""
 
-    dataset: str  # its name
-    spec: DataSpec
+    data: datasets.Description
     examples: int  # of the training set
     parameters: Parameters
     epochs: tuple[Epoch, ...]
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        return self.data.name
+
+    @property
+    def spec(self) -> DataSpec:
+        """What its images and labels are like."""
+        return self.data.spec
 
     @property
     def test(self) -> Evaluation:
@@ -163,7 +172,7 @@ def run(
 
         def result() -> Result:
             assert state is not None, "there is at least one epoch"
-            return Result(description.name, description.spec, len(train_split), state.parameters, tuple(epochs))
+            return Result(description, len(train_split), state.parameters, tuple(epochs))
 
         if state:
             on_resume(result())

@@ -4,6 +4,7 @@ Each command imports what it needs, so that help and mistakes on the command lin
 """
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -267,6 +268,83 @@ def verify(revision: Annotated[str, typer.Argument(help="The git revision to com
             f"agrees with {revision}, made on another CPU type or torch version, or on another device: accuracies "
             f"within {verification.ACCURACY_TOLERANCE:.1%}, losses within {verification.LOSS_TOLERANCE}"
         )
+
+
+class Format(StrEnum):
+    """The formats that models are exported to."""
+
+    STATE_DICT = "state-dict"
+    TORCH_EXPORT = "torch-export"
+    ONNX = "onnx"
+
+
+Model = Annotated[Path, typer.Option("--model", help="The model, as the pipeline or `result.save` wrote it.")]
+FEDERATED = Path("models/federated.safetensors")
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
+    model: Model = FEDERATED,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Only scale images, and make them grey for a model of grey images.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every class.")] = False,
+) -> None:
+    """Tell what images show, with probabilities, and what was done to bring them into the form of those in training.
+
+    Images of the model's size are taken as they are. For a model of handwriting, larger ones are taken for photos or
+    drawings of one character: the ink is found, cropped and placed as in the data set. For other models, they are
+    cropped to their middle and scaled. An image that cannot be used is a line, and the exit status is then 1.
+
+    Examples:
+
+        fedpipe predict photo.jpg
+
+        fedpipe predict photos/ --model models/baseline.safetensors --json > predictions.json
+    """
+    from fedpipe.serving import prediction, trained
+
+    problems: list[str] = []
+    found = list(prediction.predict(trained.read(model), images, as_is=as_is, on_problem=problems.append))
+    if as_json:
+        _print_json([one.as_json() for one in found])
+    elif found:
+        _terminal().print(prediction.as_table(found))
+    for line in problems:
+        _say(line)
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    format: Annotated[Format, typer.Option("--format", help="What to write.", show_default=False)],
+    model: Model = FEDERATED,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="The file to write, or its folder; beside the model if left out."),
+    ] = None,
+) -> None:
+    """Write a model in the format of other programs, which then run it without fedpipe.
+
+    torch-export is a program that torch runs, onnx one that ONNX Runtime and others run, with the normalisation of
+    images inside; state-dict is the tensors alone, for a network of your own code.
+
+    Examples:
+
+        fedpipe export --format onnx
+
+        fedpipe export --format torch-export --model models/baseline.safetensors --output baseline.pt2
+    """
+    from fedpipe.serving import export, trained
+
+    path = output or model.parent
+    if path.is_dir():
+        path /= model.with_suffix(export.FORMATS[format].suffix).name
+    use = export.export(trained.read(model), format, path)
+    typer.echo(path)
+    _say(use)
 
 
 def main() -> None:

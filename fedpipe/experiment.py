@@ -48,10 +48,19 @@ class FederatedData:
 class Result:
     """What an experiment came to."""
 
-    dataset: str  # its name
-    spec: DataSpec
+    data: datasets.Description
     state: ServerState
     history: tuple[Round, ...]
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        return self.data.name
+
+    @property
+    def spec(self) -> DataSpec:
+        """What its images and labels are like."""
+        return self.data.spec
 
     @property
     def test(self) -> Evaluation:
@@ -138,7 +147,7 @@ def run(
 
         def result() -> Result:
             assert state is not None, "there is at least one round"
-            return Result(description.name, description.spec, state, tuple(rounds))
+            return Result(description, state, tuple(rounds))
 
         if begun:
             on_resume(result())

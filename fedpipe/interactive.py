@@ -29,6 +29,7 @@ from fedpipe.experiment import Experiment, FederatedData
 from fedpipe.federated.settings import Federated
 from fedpipe.models.base import Model
 from fedpipe.models.parameters import Parameters, network_with
+from fedpipe.serving import trained
 from fedpipe.spec import DataSpec
 from fedpipe.system import console
 from fedpipe.system.errors import UserError
@@ -86,6 +87,16 @@ class Result(federated_training.Result):
         the mean and std of `spec`, to logits (n, classes).
         """
         return network_with(self.experiment.model.model.on(self.spec), self.parameters).eval()
+
+    def save(self, path: str | Path) -> None:
+        """Write the last model to a safetensors file, which `fedpipe predict` and `fedpipe export` take with --model.
+
+        The file's header says what network and images the tensors are for, and how they were trained.
+
+        Raises:
+            UserError: the experiment has an object of a class whose code cannot be read.
+        """
+        trained.write(path, self.parameters, self.experiment, self.data)
 
     def plot(self) -> "altair.Chart":
         """Return the test accuracy over the rounds, as a picture that a notebook shows and that `save(path)` saves."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from fedpipe import baseline
 from fedpipe.config.file import read, run_stage
 from fedpipe.data import datasets
+from fedpipe.serving import trained
 from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
 from fedpipe.system.lifetime import dvcs_record
@@ -28,7 +29,7 @@ def main() -> None:
     def write(result: baseline.Result) -> None:
         test = datasets.load(DATASET / "test.safetensors")
         confusion = confusion_rows(test.labels, result.test.predictions, result.spec.classes)
-        files.write_tensors(MODEL, result.parameters)
+        trained.write(MODEL, result.parameters, experiment, result.data)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
         write_so_far(result)
         files.write_sums(REPORTS, "epochs.csv", "confusion.csv", "metrics.json")

@@ -7,6 +7,7 @@ from fedpipe.data import datasets
 from fedpipe.experiment import Experiment, FederatedData, Result, run
 from fedpipe.federated.rounds import CLIENT_COLUMNS, REMEDY, Round
 from fedpipe.federated.settings import Federated
+from fedpipe.serving import trained
 from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
 from fedpipe.system.lifetime import dvcs_record
@@ -31,7 +32,7 @@ def main() -> None:
     def write(result: Result) -> None:
         test = datasets.load(DATA.dataset / "test.safetensors")
         confusion = confusion_rows(test.labels, result.test.predictions, result.spec.classes)
-        files.write_tensors(MODEL, result.state.parameters)
+        trained.write(MODEL, result.state.parameters, experiment, result.data)
         files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=result.dataset)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
         write_so_far(result)

@@ -127,6 +127,7 @@ class Description:
     """Hold what stages need to know about a data set besides its examples."""
 
     name: StrictStr  # stands at the head of every report
+    source: StrictStr  # where the examples come from, in words
     height: Side
     width: Side
     channels: Annotated[StrictInt, Field(ge=1, le=100)]

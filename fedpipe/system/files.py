@@ -21,12 +21,13 @@ from stat import S_ISREG
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedpipe.system.errors import UserError, naming
 
+HEADER = "fedpipe"  # the key of the text in the header of a safetensors file
 SUMS = "SHA256SUMS"  # a file with the hashes of others in its folder
 FORGOTTEN = 24 * 3600  # seconds after which no living process can want its scratch folder back
 
@@ -73,11 +74,18 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name as a safetensors file. Equal tensors make equal bytes."""
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: str | None = None) -> None:
+    """Write tensors by name as a safetensors file. Equal tensors and headers make equal bytes.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        header: a text for the file's header. It is one text, because safetensors writes several in random order.
+    """
+    metadata = None if header is None else {HEADER: header}
     with replacing(path) as new:
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new)
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, metadata)
         except SafetensorError as error:
             if refused := re.search(r"os error (\d+)", str(error)):  # such as a full disk
                 raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from None
@@ -122,6 +130,12 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     with reading(path):
         return load_file(path)
+
+
+def read_header(path: str | Path) -> str | None:
+    """Return the text that `write_tensors` wrote into the header of a safetensors file, or None if it wrote none."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get(HEADER)
 
 
 def write_table(
