@@ -11,7 +11,7 @@ unexport PYTHONPATH PYTHONHOME
 .PHONY: help env repro test docs mutants bench clean
 
 help:
-	@echo "make repro   the environment, then the whole pipeline (FEDPIPE_MNIST=DIR_OR_URL names a source of MNIST)"
+	@echo "make repro   the environment, then the whole pipeline (FEDPIPE_DATA=DIR_OR_URL holds a folder for each data set)"
 	@echo "make test    the environment, then every check"
 	@echo "make docs    the environment, then the pages of docs/ as a site, in site/"
 	@echo "make mutants change the algorithms' code in every way mutmut knows, and count what no test notices; an hour"

@@ -11,7 +11,7 @@ from hypothesis import Phase, settings
 
 from fedpipe.data import store
 from fedpipe.data.datasets import Dataset, save
-from fedpipe.data.sources import Download, fetch
+from fedpipe.data.sources import Download, fetch, named_source
 from fedpipe.system.randomness import generator
 from tests.federations import SIZES
 
@@ -20,7 +20,7 @@ settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phas
 settings.load_profile("fedpipe")
 
 ROOT = Path(__file__).parent.parent
-MNIST_SOURCE = os.environ.get("FEDPIPE_MNIST")  # for the one test of the whole data set
+MNIST_SOURCE = named_source("mnist")  # for the one test of the whole data set
 
 
 @pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
@@ -42,6 +42,7 @@ def no_network(tmp_path_factory: pytest.TempPathFactory):
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             patch.setenv(name, "http://127.0.0.1:9")
         patch.setenv("no_proxy", "127.0.0.1,localhost")
+        patch.delenv("FEDPIPE_DATA", raising=False)
         patch.delenv("FEDPIPE_MNIST", raising=False)
         yield
 

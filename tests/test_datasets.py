@@ -1,6 +1,6 @@
 """Data sets are fetched from wherever they are, and verified; a damaged file is an error that names it.
 
-The tests make four small files in MNIST's format and put their checksums into torchvision's table. If FEDPIPE_MNIST
+The tests make four small files in MNIST's format and put their checksums into torchvision's table. If FEDPIPE_DATA
 names a source of MNIST, one test reads all of it.
 """
 
@@ -429,7 +429,7 @@ def test_what_is_saved_is_what_is_loaded_and_described(sample: Dataset, tmp_path
     assert description["sha256"]["train_images"] == digest
 
 
-@pytest.mark.skipif(not MNIST_SOURCE, reason="FEDPIPE_MNIST names no source of MNIST")
+@pytest.mark.skipif(not MNIST_SOURCE, reason="FEDPIPE_DATA names no source of MNIST")
 def test_mnist_is_60_000_and_10_000_images(scratch: Path):
     dataset = fetch(NO_RETRY, MNIST_SOURCE, scratch, silent)
     assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)

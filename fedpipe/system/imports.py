@@ -31,7 +31,7 @@ def code(modules: Collection[str], roots: Collection[Path], *, but_not: Collecti
             found[module] = file
             ahead += _imported(file)
             ahead += [module.rpartition(".")[0]] if "." in module else []
-    hashes = {str(_below(file, roots)): _sha256(file) for file in found.values() if _has_code(file)}
+    hashes = {_below(file, roots).as_posix(): _sha256(file) for file in found.values() if _has_code(file)}
     return dict(sorted(hashes.items()))
 
 
