@@ -22,7 +22,7 @@ from fedpipe.data import own
 from fedpipe.data.datasets import Dataset, describe, save
 from fedpipe.experiment import Experiment
 from fedpipe.models import MODELS
-from fedpipe.models.parameters import Parameters, initial_parameters
+from fedpipe.models.parameters import initial_parameters
 from fedpipe.serving import images, trained
 from fedpipe.serving.export import FORMATS, export
 from fedpipe.serving.prediction import Prediction, predict
@@ -415,17 +415,27 @@ def header_of(spec: DataSpec) -> trained.Header:
     )  # fmt: skip
 
 
+def blurs(spec: DataSpec) -> torch.Tensor:
+    """24 images of soft spots, of different brightness."""
+    spots = torch.rand((24, spec.channels, 4, 4), generator=torch.Generator().manual_seed(1))
+    smooth = F.interpolate(spots, (spec.height, spec.width), mode="bilinear").permute(0, 2, 3, 1)
+    return (255 * smooth).to(torch.uint8).contiguous()
+
+
 def any_model(name: str, spec: DataSpec) -> trained.Trained:
-    """A model with random parameters and buffers."""
+    """A model with random parameters and buffers, that tells different images apart."""
     architecture = MODELS[name]().on(spec)
     generator = torch.Generator().manual_seed(0)
-    parameters: Parameters = {
+    parameters = {
         key: tensor + (0.3 * torch.rand(tensor.shape, generator=generator) - (0 if "var" in key else 0.15))
         if tensor.is_floating_point()
         else tensor
         for key, tensor in initial_parameters(architecture, 0).items()
     }
-    return trained.Trained(header_of(spec), architecture, parameters)
+    model = trained.Trained(header_of(spec), architecture, parameters)
+    with torch.inference_mode():
+        parameters[list(parameters)[-1]] -= model.network()(normalised(blurs(spec), spec)).mean(0)  # the last bias
+    return model
 
 
 ELSEWHERE = """
@@ -467,9 +477,7 @@ class TestExport:
         model = any_model(name, spec)
         for format, kind in FORMATS.items():
             export(model, format, tmp_path / f"model{kind.suffix}")
-        spots = torch.rand((24, spec.channels, 4, 4), generator=torch.Generator().manual_seed(1))
-        smooth = F.interpolate(spots, (spec.height, spec.width), mode="bilinear").permute(0, 2, 3, 1)
-        parts = (255 * smooth).to(torch.uint8).contiguous().split([1, 7, 16])
+        parts = blurs(spec).split([1, 7, 16])
         torch.save([part.permute(0, 3, 1, 2).float() / 255 for part in parts], tmp_path / "images")
         subprocess.run([sys.executable, "-I", "-c", ELSEWHERE], cwd=tmp_path, check=True)
         found = torch.load(tmp_path / "found", weights_only=True)
