@@ -36,7 +36,8 @@ test: env
 	lint-imports
 	pyright
 	python -m pytest -n 2
-	python -m pytest -m slow
+	python -m pytest -n 2 --dist loadfile -m "slow and not ray"
+	python -m pytest -m ray
 
 docs: env
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

@@ -45,10 +45,10 @@ def prepare(workload: Workload, scratch: Path) -> tuple[Path, Path]:
         write(folder, train, test, assignment)
         np.savez(
             npz,
-            images=train.images.numpy(),
+            images=train.images[..., 0].numpy(),
             labels=train.labels.numpy(),
             assignment=np.stack(assignment),
-            test_images=test.images.numpy(),
+            test_images=test.images[..., 0].numpy(),
             test_labels=test.labels.numpy(),
         )
     return npz, folder

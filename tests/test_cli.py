@@ -260,6 +260,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(file.relative_to(folder)): file.read_text() for file in files}
 
 
+@pytest.mark.slow
 class TestReset:
     """`fedpipe reset` goes back to what is committed."""
 
@@ -385,6 +386,7 @@ class TestReset:
         assert done.stderr.startswith(line)
 
 
+@pytest.mark.slow  # each starts the program, and DVC
 class TestDoctor:
     """`fedpipe doctor` looks whether everything is here that the pipeline needs."""
 

@@ -3,7 +3,6 @@
 `HUNT=1000 pytest tests/test_params_fuzz.py` tries so many of each kind; without it, a sample.
 """
 
-import json
 import os
 import time
 from pathlib import Path
@@ -13,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from fedpipe.data.datasets import Dataset, save
 from fedpipe.pipeline import check
 from fedpipe.system.errors import UserError
-from tests.conftest import ROOT
 from tests.test_params import PARAMS, changed
 
 TRIED = int(os.environ.get("HUNT", "40"))  # of each kind
@@ -144,12 +143,9 @@ def test_what_no_machine_can_bear_is_a_mistake(key: str, value: object, line: st
     assert answers(changed(key, value), tmp_path) == f"{tmp_path / 'params.yaml'}: {line}"
 
 
-def test_the_check_knows_that_the_sample_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_check_knows_that_the_sample_is_there(tmp_path: Path, sample: Dataset, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     text = changed("partition.clients", 5000)
     assert answers(text, tmp_path) == ""
-    (tmp_path / "data/dataset").mkdir(parents=True)
-    sample = {"classes": 10, "train_examples": 4000, "test_examples": 1000, "sha256": {}}
-    (tmp_path / "data/dataset/dataset.json").write_text(json.dumps({"name": "MNIST sample (5,000 images)", **sample}))
+    save(sample, tmp_path / "data/dataset")
     assert "partition.clients: 5000 exceeds the 4000 training examples" in answers(text, tmp_path)
-    assert (ROOT / "params.yaml").is_file()

@@ -100,6 +100,7 @@ class TestTheFile:
             labels = torch.cat([model.network()(normalised(chunk, result.spec)).argmax(1) for chunk in chunks])
         assert torch.equal(labels, result.test.predictions)
 
+    @pytest.mark.slow
     def test_equal_results_make_equal_bytes_in_any_process(self, test: Path, tmp_path: Path):
         code = (
             "import sys; from pathlib import Path\n"
@@ -129,6 +130,7 @@ class TestTheFile:
         assert found.architecture == architecture
         assert all(torch.equal(found.parameters[key], tensor) for key, tensor in parameters.items())
 
+    @pytest.mark.slow
     def test_both_trainings_of_the_pipeline_write_it(self, test: Path, folder: Path, tmp_path: Path):
         shutil.copytree(test.parent, tmp_path / "data/dataset")
         shutil.copytree(folder, tmp_path / "data/shards")
@@ -463,11 +465,12 @@ torch.save(found, "found")
 """
 
 
+@pytest.mark.slow
 class TestExport:
     @pytest.mark.parametrize(
         ("name", "spec"),
         [
-            pytest.param(name, spec, id=f"{name}-{spec.channels}", marks=() if name == "2nn" else pytest.mark.slow)
+            pytest.param(name, spec, id=f"{name}-{spec.channels}")
             for name in MODELS
             for spec in (CIFAR if name == "resnet" else DataSpec(28, 28, 1, 10, (0.1307,), (0.3081,)),)
         ],

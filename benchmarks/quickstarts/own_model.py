@@ -3,13 +3,12 @@
 from torch import nn
 
 import fedpipe
-from fedpipe.spec import DataSpec
 
 
 class Net(fedpipe.Model):
     """A small CNN, as in LeCun et al. 1998, with ReLU and max-pooling."""
 
-    def build(self, spec: DataSpec) -> nn.Module:
+    def build(self, spec: fedpipe.DataSpec) -> nn.Module:
         return nn.Sequential(
             nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
