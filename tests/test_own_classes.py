@@ -151,8 +151,12 @@ def test_a_module_that_cannot_be_imported_is_told_in_a_line(module: str, code: s
     assert f"broken_{module} cannot be imported: {said}" in str(error.value)
 
 
-def test_from_python_too(module: str):
-    settings: dict[str, Any] = {"model": f"{module}:Line", "rounds": 1, "local": {"epochs": 1}, "quiet": True}
+@pytest.mark.parametrize("engine", ["threads", "processes", "ray"])
+def test_from_python_too_wherever_clients_run(module: str, engine: str):
+    settings: dict[str, Any] = {
+        "model": f"{module}:Line", "rounds": 1, "local": {"epochs": 1}, "quiet": True,
+        "compute": {"engine": engine, "workers": 2, "device": "cpu"},
+    }  # fmt: skip
     whole = fedpipe.run(**settings)
-    half = fedpipe.run(strategy=f"{module}:Damped", Damped={"lr": 0.5}, **settings)
+    half = fedpipe.run(strategy=f"{module}:Damped", Damped={"lr": 0.5}, transforms=f"{module}:Same", **settings)
     assert half.loss > whole.loss

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel, create_model
@@ -52,6 +53,16 @@ def make(at: str, name: str, kind: type[BaseModel], values: Mapping[str, Any]) -
     # Within a section of its own, so that a mistake is told with the name of the block.
     section = create_model("Own", **{class_name: (found, ...)})  # pyright: ignore[reportCallIssue, reportArgumentType]
     return getattr(section.model_validate({class_name: values.get(class_name) or {}}), class_name)
+
+
+def modules() -> list[ModuleType]:
+    """Return the modules of the folder own/ that are imported, which other processes may not find."""
+    folder = OWN.resolve()
+    return [module for module in list(sys.modules.values()) if _is_in(folder, getattr(module, "__file__", None))]
+
+
+def _is_in(folder: Path, file: str | None) -> bool:
+    return file is not None and Path(file).is_relative_to(folder)
 
 
 def _module(at: str, name: str) -> Any:

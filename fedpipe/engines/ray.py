@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import Field
 
+from fedpipe.config import own
 from fedpipe.engines.base import Engine, RunTasks
 from fedpipe.engines.packing import HANDLER, pack, value_of
 from fedpipe.system.errors import ParameterError, UserError
@@ -89,6 +90,8 @@ class _Machines:
             self._start(job.__module__)
         call = next(self._calls)
         cloudpickle: Any = import_module("ray.cloudpickle")  # knows classes of a script or a notebook too
+        for module in own.modules():
+            cloudpickle.register_pickle_by_value(module)
         common = ray.put(pack((cloudpickle.dumps(job), shared, cloudpickle.dumps(tasks))))
         runs: dict[Any, _Run] = {}  # by the stream of their results
 
