@@ -35,7 +35,7 @@ from fedpipe.federated.messages import ClientReport, Task, Update
 from fedpipe.federated.strategies import STRATEGIES, Strategy
 from fedpipe.models import MODELS
 from fedpipe.models.parameters import initial_parameters, network_with, skeleton
-from fedpipe.pipeline import check
+from fedpipe.pipeline import Pipeline, check, inputs
 from fedpipe.system.randomness import generator
 from fedpipe.training.images import normalised
 from tests.conftest import ROOT, checkout
@@ -375,6 +375,54 @@ def test_each_room_stands_in_the_table_of_rooms():
         name.strip("/") for row in table.split("\n| ")[1:] for name in re.findall(r"`([\w/]+)`", row.split("|")[0])
     }
     assert named == {module.name for module in iter_modules(fedpipe.__path__)} - {"__main__"}
+
+
+def rerun_with(stages: set[str]) -> set[str]:
+    """Return these stages and all that depend on what they make, by dvc.yaml."""
+    described = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+    for stage, one in described.items():  # each after those that it depends on
+        made = [
+            path if isinstance(path, str) else next(iter(path))
+            for before in stages - {"check"}
+            for kind in ("outs", "metrics", "plots")
+            for path in described[before].get(kind, [])
+        ]
+        if any(dep.startswith(path) for dep in one["deps"] for path in made):
+            stages = stages | {stage}
+    return stages
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("federated.fedprox.mu", 0.5),
+        ("compute.workers", 1),
+        ("compute.engine", "threads"),
+        ("download.retries", 0),
+        ("federated.local.lr", 0.1),
+        ("partition.scheme", "shards"),
+        ("model.name", "2nn"),
+    ],
+)
+def test_what_runs_again_is_what_the_page_says(change: str, value: object):
+    parameters = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    *path, last = change.split(".")
+    block = parameters
+    for name in path:
+        block = block[name]
+    assert block[last] != value
+    before = inputs(Pipeline.model_validate(parameters))
+    block[last] = value
+    after = inputs(Pipeline.model_validate(parameters))
+    [row] = re.findall(rf"^\| [^|\n]*`{re.escape(change)}`[^|\n]* \| (.*) \|$", TEXTS["docs/reruns.md"], re.MULTILINE)
+    changed = {stage for stage in before if before[stage] != after[stage]}
+    assert rerun_with({"check"} | changed) == set(re.findall(r"`(\w+)`", row))
+
+
+def test_the_code_of_the_training_loop_is_of_the_stages_that_the_page_says():
+    [row] = re.findall(r"^\| the code of the training loop \| (.*) \|$", TEXTS["docs/reruns.md"], re.MULTILINE)
+    using = {stage for stage, given in inputs(Pipeline()).items() if "fedpipe/training/loop.py" in given["code"]}
+    assert rerun_with({"check"} | using) == set(re.findall(r"`(\w+)`", row))
 
 
 @pytest.mark.parametrize("scheme", [*PARTITIONERS, *JOINED])
