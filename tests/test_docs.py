@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from pkgutil import iter_modules
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ import typer
 from PIL import Image
 from ruamel.yaml import YAML
 
+import fedpipe
 from benchmarks import __main__ as benchmarks
 from docs import hooks, pictures
 from fedpipe import cli
@@ -26,11 +28,14 @@ from fedpipe.config.section import Section, with_blocks
 from fedpipe.data.datasets import Dataset
 from fedpipe.data.partition import JOINED, PARTITIONERS
 from fedpipe.data.partition.skew import skew
+from fedpipe.data.sources import ORIGINALS, OWN
 from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.context import ClientContext, LocalResult, LocalTraining
 from fedpipe.federated.messages import ClientReport, Task, Update
 from fedpipe.federated.strategies import STRATEGIES, Strategy
-from fedpipe.models.parameters import initial_parameters, network_with
+from fedpipe.models import MODELS
+from fedpipe.models.parameters import initial_parameters, network_with, skeleton
+from fedpipe.pipeline import Pipeline, check, inputs
 from fedpipe.system.randomness import generator
 from fedpipe.training.images import normalised
 from tests.conftest import ROOT, checkout
@@ -79,7 +84,10 @@ def run_on(language: str) -> dict[str, list[str]]:
     return found
 
 
-BASH, PYTHON = run_on("bash"), run_on("python")
+BASH, PYTHON, PARAMETERS = run_on("bash"), run_on("python"), run_on("yaml")
+
+# The blocks of params.yaml of classes that pages define.
+OWN_BLOCKS = [("federated", "Damped"), ("federated", "FedExP"), ("model", "Perceptron"), ("partition", "Clusters")]
 
 
 def names_of(app: typer.Typer) -> set[str]:
@@ -87,7 +95,15 @@ def names_of(app: typer.Typer) -> set[str]:
     return {command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback}
 
 
-def example(name: str) -> type:
+def write_files(page: str, folder: Path) -> None:
+    """Write the files that a page shows."""
+    for block in BLOCKS:
+        if block.page == page and block.title:
+            (folder / block.title).parent.mkdir(exist_ok=True)
+            (folder / block.title).write_text(block.code)
+
+
+def example(name: str) -> Any:
     """Return the class of that name that a page defines."""
     [code] = [block.code for block in BLOCKS if block.title and f"class {name}(" in block.code]
     scope: dict[str, Any] = {"__name__": "page"}
@@ -101,7 +117,7 @@ def example(name: str) -> type:
 def test_each_block_of_code_is_of_a_class_that_says_what_becomes_of_it():
     assert len(BLOCKS) > 50
     assert sum(text.count("\n```") for page, text in TEXTS.items() if page not in ELSEWHERE) == 2 * len(BLOCKS)
-    assert {block.language for block in BLOCKS} == {"bash", "python", "text"}
+    assert {block.language for block in BLOCKS} == {"bash", "python", "text", "yaml"}
 
 
 @pytest.mark.parametrize("page", ELSEWHERE)
@@ -117,11 +133,7 @@ def test_what_is_not_run_is_this_alone():
         ("docs/how-to/ci.md", "needs a network"),
         ("docs/how-to/ci.md", "tests/test_project.py runs it"),
         ("docs/how-to/gpu.md", "needs a GPU"),
-        ("docs/how-to/model.md", "needs the lines above in two files; tests/test_docs.py runs the class itself"),
-        ("docs/how-to/partitioner.md", "needs the lines above in two files; tests/test_docs.py runs the class itself"),
         ("docs/how-to/ray.md", "needs a cluster"),
-        ("docs/how-to/strategy.md", "needs the lines above in two files; tests/test_docs.py runs the class itself"),
-        ("docs/how-to/transform.md", "needs the lines above in another file; tests/test_docs.py runs the class itself"),
         ("docs/tutorial.md", "it installs 6 GB; CI begins with it"),
         ("docs/writing.md", "serves until it is stopped"),
     ]
@@ -156,6 +168,7 @@ def test_the_commands_of_a_page_run(page: str, project: Path, tmp_path: Path, mo
     folder = tmp_path / "project"
     shutil.copytree(project, folder, symlinks=True)
     monkeypatch.setenv("PYTHONPATH", str(folder))  # the program fedpipe, as if it were installed from there
+    write_files(page, folder)
     for code in BASH[page]:
         for line in code.replace("\\\n", " ").splitlines():
             output = run(line, folder)
@@ -166,14 +179,32 @@ def test_the_commands_of_a_page_run(page: str, project: Path, tmp_path: Path, mo
 def test_every_command_sets_parameters_that_there_are():
     """Those of the examples come with them."""
     parameters = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
-    parameters["partition"]["clusters"] = {"groups": 2}
-    keys = [key for text in TEXTS.values() for key in re.findall(r"-S ([\w.-]+)=", text)]
+    for section, name in OWN_BLOCKS:
+        parameters[section][name] = example(name)().model_dump()
+    keys = [key for text in TEXTS.values() for key in re.findall(r"-S '?\+*([\w.-]+)=", text)]
     assert len(keys) > 40
     for key in keys:
         block = parameters
         for name in key.split("."):
             assert name in block, key
             block = block[name]
+
+
+@pytest.mark.parametrize("page", PARAMETERS)
+def test_the_parameters_of_a_page_pass_the_check(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each block in a params.yaml of its own, beside the files of the page."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    write_files(page, tmp_path)
+    for block in PARAMETERS[page]:
+        parameters, given = (YAML(typ="safe", pure=True).load(text) for text in (ROOT / "params.yaml", block))
+        for section, values in given.items():
+            parameters[section] |= values
+        YAML().dump(parameters, tmp_path / "params.yaml")
+        in_use = check().in_use()
+        for section, values in given.items():
+            for own in (value for value in values.values() if isinstance(value, dict)):
+                assert any(isinstance(one, dict) and one.items() >= own.items() for one in in_use[section].values())
 
 
 @pytest.mark.parametrize(
@@ -320,6 +351,80 @@ def test_the_page_of_a_strategy_has_its_costs(name: str):
     ]
 
 
+def test_each_data_set_stands_in_its_table_as_it_is():
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| ([\d,]+) \| (\d+) x (\d+) x (\d) \| (\d+) \|$", TEXTS["docs/data.md"], re.MULTILINE
+    )
+    assert {name: tuple(int(number.replace(",", "")) for number in numbers) for name, *numbers in rows} == {
+        name: (original.train_examples, *original.shape, original.classes) for name, original in ORIGINALS.items()
+    }
+    assert f"| `{OWN}` |" in TEXTS["docs/data.md"]
+
+
+def test_each_model_stands_in_its_table_with_its_parameters():
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([\d,]+) \|.*\|$", TEXTS["docs/models.md"], re.MULTILINE)
+    assert {name: int(number.replace(",", "")) for name, number in rows} == {
+        name: sum(parameter.numel() for parameter in skeleton(model().on(MNIST)).parameters())
+        for name, model in MODELS.items()
+    }
+
+
+def test_each_room_stands_in_the_table_of_rooms():
+    [table] = re.findall(r"^\| room of `fedpipe/` .*?\n\n", TEXTS["docs/architecture.md"], re.DOTALL | re.MULTILINE)
+    named = {
+        name.strip("/") for row in table.split("\n| ")[1:] for name in re.findall(r"`([\w/]+)`", row.split("|")[0])
+    }
+    assert named == {module.name for module in iter_modules(fedpipe.__path__)} - {"__main__"}
+
+
+def rerun_with(stages: set[str]) -> set[str]:
+    """Return these stages and all that depend on what they make, by dvc.yaml."""
+    described = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+    for stage, one in described.items():  # each after those that it depends on
+        made = [
+            path if isinstance(path, str) else next(iter(path))
+            for before in stages - {"check"}
+            for kind in ("outs", "metrics", "plots")
+            for path in described[before].get(kind, [])
+        ]
+        if any(dep.startswith(path) for dep in one["deps"] for path in made):
+            stages = stages | {stage}
+    return stages
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("federated.fedprox.mu", 0.5),
+        ("compute.workers", 1),
+        ("compute.engine", "threads"),
+        ("download.retries", 0),
+        ("federated.local.lr", 0.1),
+        ("partition.scheme", "shards"),
+        ("model.name", "2nn"),
+    ],
+)
+def test_what_runs_again_is_what_the_page_says(change: str, value: object):
+    parameters = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    *path, last = change.split(".")
+    block = parameters
+    for name in path:
+        block = block[name]
+    assert block[last] != value
+    before = inputs(Pipeline.model_validate(parameters))
+    block[last] = value
+    after = inputs(Pipeline.model_validate(parameters))
+    [row] = re.findall(rf"^\| [^|\n]*`{re.escape(change)}`[^|\n]* \| (.*) \|$", TEXTS["docs/reruns.md"], re.MULTILINE)
+    changed = {stage for stage in before if before[stage] != after[stage]}
+    assert rerun_with({"check"} | changed) == set(re.findall(r"`(\w+)`", row))
+
+
+def test_the_code_of_the_training_loop_is_of_the_stages_that_the_page_says():
+    [row] = re.findall(r"^\| the code of the training loop \| (.*) \|$", TEXTS["docs/reruns.md"], re.MULTILINE)
+    using = {stage for stage, given in inputs(Pipeline()).items() if "fedpipe/training/loop.py" in given["code"]}
+    assert rerun_with({"check"} | using) == set(re.findall(r"`(\w+)`", row))
+
+
 @pytest.mark.parametrize("scheme", [*PARTITIONERS, *JOINED])
 def test_each_scheme_stands_in_its_table(scheme: str):
     assert re.search(rf"^\| `{scheme}` \|", TEXTS["docs/partitions.md"], re.MULTILINE)
@@ -420,17 +525,10 @@ def test_the_transform_halves_the_message_and_rounds_to_float16():
     torch.testing.assert_close(mean.result(total).delta, deltas.half().double().mean(0))
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("Clusters", "fedpipe/data/partition"),
-        ("FedExP", "fedpipe/federated/strategies"),
-        ("Half", "fedpipe/federated/transforms"),
-    ],
-)
-def test_a_page_counts_the_lines_of_its_example(name: str, folder: str):
-    [block] = [block for block in BLOCKS if block.title == f"{folder}/{name.lower()}.py"]
-    assert (ROOT / folder).is_dir()
+@pytest.mark.parametrize("name", ["Clusters", "FedExP", "Half"])
+def test_a_page_counts_the_lines_of_its_example(name: str):
+    [block] = [block for block in BLOCKS if block.title == f"own/{name.lower()}.py"]
+    assert f"class {name}(" in block.code
     file = re.search(rf"`{block.title}`.*?1\s+new\s+file\s+of\s+(\d+)\s+lines", TEXTS[block.page], re.DOTALL)
     assert file
     assert int(file[1]) == len(block.code.splitlines())

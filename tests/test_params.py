@@ -405,6 +405,17 @@ def test_the_message_about_a_missing_file_says_where_to_run(tmp_path: Path):
         check(tmp_path / "params.yaml")
 
 
+def test_mean_and_std_are_lists_of_numbers_as_dvc_writes_them(tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS)
+    apply_overrides(path, ["download.mean=[0.5]", "download.std=[0.25]"])
+    download = check(path).download
+    assert (download.mean, download.std) == ((0.5,), (0.25,))
+    apply_overrides(path, ["download.mean=[true]"])
+    with pytest.raises(UserError, match=r"download\.mean\.0: true is not a number"):
+        check(path)
+
+
 def test_the_learning_rate_that_dvc_writes_as_5e_05_is_a_number(tmp_path: Path):
     path = tmp_path / "params.yaml"
     path.write_text(PARAMS.replace("lr: 0.001", "lr: 5e-05"))

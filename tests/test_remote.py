@@ -157,7 +157,8 @@ def test_a_clone_without_the_data_answers_the_commands_that_the_guide_lists(proj
     clone = tmp_path / "clone"
     output = run("dvc repro --dry", clone, fails=True)
     assert "No such file or directory" in output
-    assert "data/dataset" in output
+    assert "data/dataset/dataset.json" in output
+    assert "failed to reproduce 'partition'" in output
     table = re.findall(r"^\| (`dvc .*?) \|", GUIDE, re.MULTILINE)
     commands = [command for row in table for command in re.findall(r"`(.*?)`", row)]
     assert len(commands) == 10
@@ -167,5 +168,5 @@ def test_a_clone_without_the_data_answers_the_commands_that_the_guide_lists(proj
         "check", "download", "partition", "federated", "baseline", "compare",
     ]  # fmt: skip
     run("git checkout -q HEAD^ -- params.yaml", clone)
-    assert ran(run("dvc repro --dry --allow-missing", clone, fails=True)) == ["check"]
+    assert ran(run("dvc repro --dry --allow-missing", clone)) == ["check"]
     assert [path.name for path in (clone / "models").iterdir()] == [".gitignore"]

@@ -85,7 +85,8 @@ SAMPLE_TEST_EXAMPLES_PER_CLASS = 100
 SLOWEST = 200_000  # bytes a second: a transfer may take as long as the largest file at this rate, and a minute
 
 Log = Callable[[str], None]
-PerChannel = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
+# Strict about the numbers, but not about the tuple: params.yaml has a list in its place.
+PerChannel = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1, strict=False)]
 
 
 class Download(Section):

@@ -43,8 +43,8 @@ class Federated(Sampling):
     )
     strategy: str = Field(
         default="fedavg",
-        description="The federated algorithm; the README describes each. With fedsgd only lr, lr_decay, weight_decay "
-        "and clip_norm of `local` count.",
+        description="The federated algorithm; docs/algorithms describes each. With fedsgd only lr, lr_decay, "
+        "weight_decay and clip_norm of `local` count.",
     )
     aggregation: str = Field(
         default="mean", description="How the updates of a round become one; mean is their weighted mean."
