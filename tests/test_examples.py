@@ -2,10 +2,10 @@
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from runpy import run_path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import nbformat
@@ -158,14 +158,14 @@ def test_the_tour_is_committed_without_outputs():
 
 
 @pytest.mark.slow
-def test_the_page_about_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Its code is a module of its own, in which worker processes find the classes."""
-    monkeypatch.chdir(tmp_path)
-    module = ModuleType("the_page")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        exec(block, vars(module))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["accuracy.png", "checkpoints"]
+def test_the_page_about_python_runs(tmp_path: Path):
+    """In an empty folder, as one script."""
+    script = tmp_path / "the_page.py"
+    script.write_text("\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)))
+    (tmp_path / "empty").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, script], cwd=tmp_path / "empty", env=environment, check=True)
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["accuracy.png", "checkpoints"]
 
 
 def test_only_lines_on_which_something_stands_count(tmp_path: Path):

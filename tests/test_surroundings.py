@@ -263,7 +263,7 @@ def test_odd_surroundings_have_no_effect(odd: str, project: Path, tmp_path: Path
     here = tmp_path / "a café's “project” 東京"
     shutil.copytree(project, here, ignore=shutil.ignore_patterns(".git", "checkpoints"))
     expected = hashes(here)
-    for name in ("data", "models"):
+    for name in ("data/dataset", "data/inputs", "data/shards", "models"):
         shutil.rmtree(here / name)
     for stage in STAGES:
         done = ended(stage, here, under=ODD[odd])
