@@ -84,23 +84,12 @@ class TrainingState(Record):
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(datasets.OnDataset):
     """What a centralised training came to."""
 
-    data: datasets.Description
     examples: int  # of the training set
     parameters: Parameters
     epochs: tuple[Epoch, ...]
-
-    @property
-    def dataset(self) -> str:
-        """The name of the data set."""
-        return self.data.name
-
-    @property
-    def spec(self) -> DataSpec:
-        """What its images and labels are like."""
-        return self.data.spec
 
     @property
     def test(self) -> Evaluation:

@@ -21,7 +21,6 @@ from fedpipe.federated.state import ServerState
 from fedpipe.federated.testing import EvaluateParts, parts
 from fedpipe.models.parameters import Parameters, initial_parameters
 from fedpipe.models.settings import ModelChoice
-from fedpipe.spec import DataSpec
 from fedpipe.system.checkpoints import checkpoints, origin
 from fedpipe.system.records import Record
 from fedpipe.training.evaluation import Evaluation
@@ -45,22 +44,11 @@ class FederatedData:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(datasets.OnDataset):
     """What an experiment came to."""
 
-    data: datasets.Description
     state: ServerState
     history: tuple[Round, ...]
-
-    @property
-    def dataset(self) -> str:
-        """The name of the data set."""
-        return self.data.name
-
-    @property
-    def spec(self) -> DataSpec:
-        """What its images and labels are like."""
-        return self.data.spec
 
     @property
     def test(self) -> Evaluation:

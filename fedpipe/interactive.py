@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
 from torch import Tensor, nn
 
 from fedpipe import experiment as federated_training
@@ -114,8 +113,7 @@ class Result(federated_training.Result):
 
     @property
     def _algorithm(self) -> str:
-        strategy: Any = self.experiment.federated.strategy
-        return strategy if isinstance(strategy, str) else type(strategy).__name__
+        return str(self.experiment.federated.strategy)
 
     def __repr__(self) -> str:
         diverged = ", diverged" if self.state.diverged else ""
@@ -177,7 +175,7 @@ def run(
     else:
         partition = _section(Partition, parameters)
     if checkpoint is not None:
-        _require_readable(experiment)
+        experiment.in_use()  # which needs the code of a user's own classes, by which checkpoints are told apart
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpipe-")))
         download = _section(sources.Download, {"mean": mean and tuple(mean), "std": std and tuple(std)})
@@ -222,14 +220,6 @@ def _experiment(parameters: Mapping[str, Any]) -> tuple[Experiment, Partition]:
         else:
             blocks[name] = {"name": value} if name == "model" and isinstance(value, (str, Model)) else value
     return _section(Experiment, {**blocks, "federated": federated}), _section(Partition, partition)
-
-
-def _require_readable(experiment: Experiment) -> None:
-    """Require that the code of a user's own classes can be read, by which their checkpoints are told apart."""
-    try:
-        experiment.model_dump(mode="json")
-    except PydanticSerializationError as error:
-        raise error.__cause__ or error from None
 
 
 def _section(kind: type[S], values: Mapping[str, Any]) -> S:

@@ -23,6 +23,15 @@ class DataSpec:
         """The numbers in an image: height times width times channels."""
         return self.height * self.width * self.channels
 
+    def require_normalisation(self) -> None:
+        """Check that images can be normalised.
+
+        Raises:
+            ValueError: there is not a mean and a standard deviation for each channel, or one of the latter is 0.
+        """
+        if not len(self.mean) == len(self.std) == self.channels or not all(self.std):
+            raise ValueError("not a mean and a standard deviation for each channel")
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of an image as it is kept: height, width, channels."""

@@ -7,7 +7,6 @@ from pydantic import Field
 from fedpipe.config import file as params
 from fedpipe.config.section import Section, Seed
 from fedpipe.data import datasets, store
-from fedpipe.data.partition.base import Partitioner
 from fedpipe.data.partition.settings import Partition
 from fedpipe.data.partition.skew import skew
 from fedpipe.data.shards import write_shards
@@ -44,10 +43,8 @@ def main() -> None:
         "largest": max(sizes),
     }
     files.write_json(METRICS, {"partition": metrics | figures})
-    own = isinstance(partition.scheme, Partitioner)
-    scheme = type(partition.scheme).__name__ if own else partition.scheme
     console.say(
-        f"{scheme}: {partition.clients:,} clients of {min(sizes):,} to {max(sizes):,} examples; "
+        f"{partition.scheme}: {partition.clients:,} clients of {min(sizes):,} to {max(sizes):,} examples; "
         f"label entropy {figures['label_entropy']:.2f} bits, Jensen-Shannon distance from the whole "
         f"{figures['jensen_shannon']:.2f}, Gini coefficient of sizes {figures['gini']:.2f}"
     )

@@ -153,6 +153,7 @@ class TestVerify:
         assert verified.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 class TestInspect:
     """`fedpipe inspect` shows what the clients hold."""
 

@@ -186,6 +186,7 @@ def test_the_page_counts_the_lines_of_the_quickstarts(name: str):
     assert count(ROOT / f"benchmarks/quickstarts/{name}.py") == int(row[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fedprox", "own_model"])
 def test_the_quickstarts_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

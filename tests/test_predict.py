@@ -370,6 +370,7 @@ class TestPrediction:
         np.testing.assert_allclose(pixels[..., 0], colours @ [0.299, 0.587, 0.114], atol=0.51)
         assert steps == ["made grey", "not scaled"]
 
+    @pytest.mark.slow
     def test_the_command_prints_a_table_of_100_columns_and_a_line_for_each_image_it_cannot_read(
         self, file: Path, tmp_path: Path
     ):
@@ -392,6 +393,7 @@ class TestPrediction:
             "empty: no images in this folder, such as .png and .jpg",
         ]
 
+    @pytest.mark.slow
     def test_the_commands_json_has_every_class(self, file: Path, tmp_path: Path):
         drawn().save(tmp_path / "five.png")
         shown = command("predict", "five.png", "--json", "--model", file, folder=tmp_path)

@@ -45,7 +45,7 @@ def _explain(details: ErrorDetails, section: type[Section], at: str) -> str:
     where = ".".join([at, *names] if at else names)
     path = where or "the file"
     value, context = details["input"], details.get("ctx", {})
-    shown = one_line(json.dumps(value, default=_shown, ensure_ascii=False))
+    shown = one_line(json.dumps(value, default=str, ensure_ascii=False))
     match details["type"]:
         case "extra_forbidden":
             return f"{path}: unknown key; {known_keys(names[-1], _keys(section, names[:-1]))}"
@@ -77,10 +77,6 @@ def _explain(details: ErrorDetails, section: type[Section], at: str) -> str:
             return f"{where}.{details['msg'].removeprefix('Value error, ')}".removeprefix(".")
         case _:
             return f"{path}: {shown}: {details['msg'].removeprefix('Value error, ')}"
-
-
-def _shown(value: object) -> str:
-    return type(value).__name__ if isinstance(value, Section) else str(value)
 
 
 def _number(value: float) -> str:

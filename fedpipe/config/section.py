@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WrapValidator, create_model, model_validator
+from pydantic_core import PydanticSerializationError
 
 from fedpipe.config import own
 from fedpipe.system.errors import UserError
@@ -28,9 +29,20 @@ class Section(BaseModel):
     entries: ClassVar[frozenset[str]] = frozenset()  # fields that are blocks of entries of tables
     extensible: ClassVar[Mapping[str, tuple[type["Section"], Mapping[str, type["Section"]]]]] = {}  # see `own_names`
 
+    def __str__(self) -> str:
+        """Return the name of the class, by which people know an object that stands in the place of a name."""
+        return type(self).__name__
+
     def in_use(self) -> dict[str, Any]:
-        """Return the parameters that count, as JSON: without the blocks of entries that are not chosen."""
-        values = self.model_dump(mode="json")
+        """Return the parameters that count, as JSON: without the blocks of entries that are not chosen.
+
+        Raises:
+            UserError: an object is of a class whose code cannot be read, so that it cannot be told from others.
+        """
+        try:
+            values = self.model_dump(mode="json")
+        except PydanticSerializationError as error:
+            raise error.__cause__ or error from None
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if isinstance(value, Section) and field.annotation is type(value):

@@ -145,6 +145,23 @@ class Description:
         return DataSpec(self.height, self.width, self.channels, self.classes, self.mean, self.std)
 
 
+@dataclass(frozen=True)
+class OnDataset:
+    """What a training on a data set came to, as far as it is about the data set."""
+
+    data: Description
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        return self.data.name
+
+    @property
+    def spec(self) -> DataSpec:
+        """What its images and labels are like."""
+        return self.data.spec
+
+
 def describe(path: Path) -> Description:
     """Read dataset.json as `save` wrote it.
 
@@ -154,8 +171,7 @@ def describe(path: Path) -> Description:
     content = read_json(path)
     try:
         description = TypeAdapter(Description).validate_python(content)
-        if not len(description.mean) == len(description.std) == description.channels or not all(description.std):
-            raise ValueError
+        description.spec.require_normalisation()
         return description
     except ValueError:
         raise UserError(f"{path}: damaged (no description of a data set); delete it and run `dvc repro`") from None

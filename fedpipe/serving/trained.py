@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt, StrictStr, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -75,10 +74,7 @@ def write(path: str | Path, parameters: Parameters, experiment: Section, data: D
     """
     if Path(path).is_dir():
         raise UserError(f"{path}: a folder; name a file in it, such as {Path(path) / 'model.safetensors'}")
-    try:
-        values = experiment.in_use()
-    except PydanticSerializationError as error:
-        raise error.__cause__ or error from None
+    values = experiment.in_use()
     model, compute = values.pop("model"), values.pop("compute")
     header = Header(
         format=1,
@@ -135,8 +131,7 @@ def _header(path: Path) -> Header:
         raise UserError(f"{path}: tensors alone, without what network and images they are for; {REMEDY}")
     try:
         header = TypeAdapter(Header).validate_json(text)
-        if not len(header.mean) == len(header.std) == header.channels or not all(header.std):
-            raise ValueError
+        header.spec.require_normalisation()
         return header
     except ValueError:
         raise UserError(f"{path}: its header is none that this version of fedpipe can read; {REMEDY}") from None
