@@ -1,11 +1,13 @@
 """Frozen values with a byte form: what crosses between processes and what is saved to go on from.
 
-The byte form is a safetensors file with all that is no tensor as JSON in the file's metadata. Reading it runs no code.
+The byte form is a safetensors file with all that is no tensor as JSON in the file's metadata. Floats lie in a tensor of
+their own: 8 bytes each, whatever their digits, so that rounding, which differs between types of CPU, changes no length.
+Reading a byte form runs no code.
 """
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from fractions import Fraction
 from functools import lru_cache
@@ -16,7 +18,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 TO_JSON = json.JSONEncoder(separators=(",", ":")).encode
-AS_THEY_ARE = frozenset({int, float, str, bool, type(None)})  # in JSON
+AS_THEY_ARE = frozenset({int, str, bool, type(None)})  # in JSON
+FLOATS = "floats"  # the name of their tensor; others' names begin with a slash
 DTYPES = {  # as safetensors names them
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -44,7 +47,10 @@ class Record:
             The format of safetensors: the header's length in 8 bytes, JSON, the tensors' bytes.
         """
         tensors: dict[str, Tensor] = {}
-        content = TO_JSON(_without_tensors(self, "", tensors))
+        floats: list[float] = []
+        content = TO_JSON(_without_tensors(self, "", tensors, floats))
+        if floats:
+            tensors[FLOATS] = torch.tensor(floats, dtype=torch.float64)
         header: dict[str, Any] = {"__metadata__": {"message": content}}
         end = 0
         # Wide numbers first, so that all lie at multiples of their width.
@@ -61,7 +67,8 @@ class Record:
         """Return the record of a byte form that a record of this class encoded."""
         (length,) = struct.unpack_from("<Q", data)
         content = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["message"])
-        record = _with_tensors(content, load(data))
+        tensors = load(data)
+        record = _with_tensors(content, tensors, tensors[FLOATS].tolist() if FLOATS in tensors else [])
         assert isinstance(record, cls)
         return record
 
@@ -70,25 +77,31 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
-def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Return the value as JSON, its tensors taken out into `tensors` by their path."""
+def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor], floats: list[float]) -> Any:
+    """Return the value as JSON, its tensors taken out into `tensors` by their path, and its floats into `floats`."""
+
+    def inner(item: Any, name: Any) -> Any:
+        return _without_tensors(item, f"{path}/{name}", tensors, floats)
+
     if type(value) in AS_THEY_ARE:
         return value
     match value:
+        case float():
+            floats.append(value)
+            return {"$float": len(floats) - 1}
         case Tensor():
             tensors[path] = value.contiguous()
             return {"$tensor": path}
         case Fraction():
             return {"$fraction": [str(value.numerator), str(value.denominator)]}
         case tuple():
-            return [_without_tensors(item, f"{path}/{place}", tensors) for place, item in enumerate(value)]
+            return [inner(item, place) for place, item in enumerate(value)]
         case Mapping() if not all(isinstance(key, str) for key in value):
-            return {"$pairs": [[key, _without_tensors(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+            return {"$pairs": [[inner(key, f"{key} itself"), inner(item, key)] for key, item in value.items()]}
         case Mapping():
-            return {"$map": {key: _without_tensors(item, f"{path}/{key}", tensors) for key, item in value.items()}}
+            return {"$map": {key: inner(item, key) for key, item in value.items()}}
         case Record():
-            content = {name: _without_tensors(getattr(value, name), f"{path}/{name}", tensors)
-                       for name in _fields(type(value))}  # fmt: skip
+            content = {name: inner(getattr(value, name), name) for name in _fields(type(value))}
             return {"$message": type(value).__name__, **content}
     return value
 
@@ -98,19 +111,25 @@ def _fields(kind: Any) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _with_tensors(value: Any, tensors: Mapping[str, Tensor], floats: Sequence[float]) -> Any:
     """Undo `_without_tensors`."""
+
+    def whole(item: Any) -> Any:
+        return _with_tensors(item, tensors, floats)
+
     if isinstance(value, list):
-        return tuple(_with_tensors(item, tensors) for item in value)
+        return tuple(whole(item) for item in value)
     if not isinstance(value, dict):
         return value
     if "$tensor" in value:
         return tensors[value["$tensor"]]
+    if "$float" in value:
+        return floats[value["$float"]]
     if "$fraction" in value:
         return Fraction(*map(int, value["$fraction"]))
     if "$pairs" in value:
-        return {key: _with_tensors(item, tensors) for key, item in value["$pairs"]}
+        return {whole(key): whole(item) for key, item in value["$pairs"]}
     if "$map" in value:
-        return {key: _with_tensors(item, tensors) for key, item in value["$map"].items()}
-    content = {key: _with_tensors(item, tensors) for key, item in value.items() if key != "$message"}
+        return {key: whole(item) for key, item in value["$map"].items()}
+    content = {key: whole(item) for key, item in value.items() if key != "$message"}
     return Record.kinds[value["$message"]](**content)
