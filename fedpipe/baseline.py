@@ -1,9 +1,10 @@
 """The centralised baseline: the same network and optimiser on the whole training set, as if nothing were private."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field
@@ -62,6 +63,12 @@ class Epoch(Record):
     number: int  # 1, 2, ...
     train_loss: float  # mean over the epoch's batches, as trained
     test: Evaluation
+    training_seconds: float = field(compare=False)
+    evaluation_seconds: float = field(compare=False)
+
+    def without_confusion(self) -> Self:
+        """Return the epoch as a history keeps it: the tables need no more."""
+        return replace(self, test=self.test.without_confusion())
 
     def row(self) -> dict[str, Any]:
         """Return the epoch's row of epochs.csv."""
@@ -70,6 +77,7 @@ class Epoch(Record):
             "train_loss": self.train_loss,
             "test_loss": self.test.loss,
             "test_accuracy": self.test.accuracy,
+            "test_macro_f1": self.test.macro_f1,
         }
 
 
@@ -104,6 +112,17 @@ class Result(datasets.OnDataset):
     def epoch_rows(self) -> list[dict[str, Any]]:
         """Return the rows of epochs.csv."""
         return [epoch.row() | {"examples_processed": epoch.number * self.examples} for epoch in self.epochs]
+
+    def timing_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of timings.csv, which two runs never have in common."""
+        return [
+            {
+                "epoch": epoch.number,
+                "training_seconds": epoch.training_seconds,
+                "evaluation_seconds": epoch.evaluation_seconds,
+            }
+            for epoch in self.epochs
+        ]
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures that experiments are compared by."""
@@ -167,9 +186,9 @@ def run(
             on_resume(result())
         training = run_epochs(experiment, description.spec, train_split, test, state)
         for state in training:
-            epochs.append(state.epoch)
+            epochs[-1:] = [*(earlier.without_confusion() for earlier in epochs[-1:]), state.epoch]
             on_epoch(result())
-            saved.save(state.epoch.number, state, replace(state.epoch, test=state.epoch.test.without_predictions()))
+            saved.save(state.epoch.number, state, state.epoch.without_confusion())
         on_end(result())
         saved.finish(recorded_in)
         return result()
@@ -213,12 +232,15 @@ def run_epochs(
         rng.bit_generator.state = state.rng
     done = state.epoch.number if state else 0
     left = settings.model_copy(update={"epochs": settings.epochs - done})
+    begun = time.monotonic()
     losses = train(network, images, labels, spec, left, rng, experiment.compute, optimizer=optimizer)
     for number, train_loss in enumerate(losses, start=done + 1):
-        parameters = parameters_of(network)
+        trained, parameters = time.monotonic(), parameters_of(network)
         tested = scratch_network_with(architecture, parameters, device)
-        epoch = Epoch(number, train_loss, evaluate(tested, test_images, test_labels, spec))
+        evaluation = evaluate(tested, test_images, test_labels, spec)
+        epoch = Epoch(number, train_loss, evaluation, trained - begun, time.monotonic() - trained)
         saved = tuple(tensor.cpu().clone(memory_format=torch.contiguous_format) for tensor in optimizer.state())
         yield TrainingState(epoch, parameters, saved, rng.bit_generator.state)
         if diverged(epoch.test):
             return
+        begun = time.monotonic()

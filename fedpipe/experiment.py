@@ -58,11 +58,26 @@ class Result(datasets.OnDataset):
     def round_rows(self) -> list[dict[str, Any]]:
         """Return the rows of rounds.csv."""
         processed = accumulate(round.examples_processed for round in self.history)
-        return [round.row() | {"examples_processed": n} for round, n in zip(self.history, processed, strict=True)]
+        sent = accumulate(round.bytes_down + round.bytes_up for round in self.history)
+        return [
+            round.row() | {"bytes_total": so_far, "examples_processed": examples}
+            for round, so_far, examples in zip(self.history, sent, processed, strict=True)
+        ]
 
     def client_rows(self) -> list[dict[str, Any]]:
         """Return the rows of clients.csv."""
         return [vars(client) for round in self.history for client in round.clients]
+
+    def timing_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of timings.csv, which two runs never have in common."""
+        return [
+            {
+                "round": round.number,
+                "training_seconds": round.training_seconds,
+                "evaluation_seconds": round.evaluation_seconds,
+            }
+            for round in self.history
+        ]
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures that experiments are compared by."""
@@ -145,9 +160,9 @@ def run(
             oldest = None
         training = iterate(experiment, data, state=state, states=states, oldest=oldest, on_clients=on_clients)
         for state, round in training:
-            rounds.append(round)
+            rounds[-1:] = [*(earlier.without_confusion() for earlier in rounds[-1:]), round]
             on_round(result())
-            saved.save(round.number, Progress(state, round), round.without_predictions())
+            saved.save(round.number, Progress(state, round), round.without_confusion())
         on_end(result())
         saved.finish(recorded_in)
         return result()
@@ -191,7 +206,7 @@ def iterate(
 
         def evaluate(parameters: Parameters) -> Evaluation:
             results = run_tasks(job, parameters, ranges)
-            return Evaluation.of(part for several in results for part in several)
+            return Evaluation.of((part for several in results for part in several), description.classes)
 
         state = state or ServerState(0, initial_parameters(architecture, experiment.seed))
         yield from run_rounds(state, client, store.sizes, run_tasks, evaluate, oldest=oldest, on_clients=on_clients)
