@@ -43,7 +43,7 @@ def main() -> None:
 
         def report(result: baseline.Result) -> None:
             bar.advance()
-            bar.report(f"epoch {len(result.epochs)}", result.test, result.examples)
+            bar.report(f"epoch {len(result.epochs)}", result.evaluations.by_data(), result.examples)
             with live.turn() as due:
                 if due:
                     write_so_far(result)

@@ -1,4 +1,4 @@
-"""Train by federated rounds on the clients' examples, and evaluate on the test set."""
+"""Train by federated rounds on the clients' examples, and evaluate on validation data and the test set."""
 
 from pathlib import Path
 
@@ -48,9 +48,9 @@ def main() -> None:
             round = result.history[-1]
             for line in _events(round, settings):
                 console.say(line)
-            bar.report(f"round {round.number}", round.test, round.examples_processed)
+            bar.report(f"round {round.number}", round.evaluations.by_data(), round.examples_processed)
             with live.turn() as due:
-                if due and round.test:
+                if due and round.evaluations.deciding:
                     write_so_far(result)
 
         result = run(

@@ -25,7 +25,7 @@ from fedpipe.models.parameters import Parameters, network_with, parameters_of
 from fedpipe.system.errors import ParameterError
 from fedpipe.system.randomness import generator
 from fedpipe.training.arithmetic import PLAIN
-from fedpipe.training.evaluation import Evaluation, evaluate
+from fedpipe.training.evaluation import Evaluation, Evaluator, evaluate
 from fedpipe.training.loop import train
 from tests.federations import (
     LOCAL,
@@ -137,7 +137,8 @@ def run_by(
         return Evaluation.of(EvaluateParts(model, test, PLAIN)(parameters, parts(len(load(test)))), MNIST.classes)
 
     torch.set_num_threads(1)
-    return list(run_rounds(ServerState(0, start_of(model)), client, open_store(folder).sizes, run_tasks, on_test_set))
+    start, sizes = ServerState(0, start_of(model)), open_store(folder).sizes
+    return list(run_rounds(start, client, sizes, run_tasks, Evaluator(on_test_set)))
 
 
 @pytest.fixture(scope="module")

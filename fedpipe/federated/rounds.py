@@ -15,10 +15,9 @@ from fedpipe.federated.messages import Aggregate, Broadcast, ClientReport, Parti
 from fedpipe.federated.sampling import Cohort
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.worker import TrainAndSum
-from fedpipe.models.parameters import Parameters
 from fedpipe.system.errors import ParameterError, UserError
 from fedpipe.system.records import Record
-from fedpipe.training.evaluation import Evaluation
+from fedpipe.training.evaluation import Evaluation, Evaluations, Evaluator
 
 CLIENT_COLUMNS = [column.name for column in fields(ClientReport)]  # of clients.csv
 
@@ -36,7 +35,7 @@ class Round(Record):
     clients: tuple[ClientReport, ...]  # of those whose updates counted, ascending; none in a skipped round
     lost: tuple[int, ...]  # the clients that were to return an update of which nothing arrived
     refusals: tuple[Refusal, ...]  # the updates that arrived and were not taken
-    test: Evaluation | None  # of the new model; None in a round that is not evaluated
+    evaluations: Evaluations  # of the new model
     bytes_down: int  # of the messages to all clients of the cohort
     bytes_up: int  # of the updates that arrived
     aggregate_norm: float | None  # L2 norm of what the aggregation makes of the updates; None in a skipped round
@@ -45,8 +44,8 @@ class Round(Record):
 
     @classmethod
     def of(
-        cls, number: int, cohort: Cohort, arrived: PartialSum, aggregate: Aggregate | None, test: Evaluation | None,
-        bytes_down: int, training_seconds: float, evaluation_seconds: float,
+        cls, number: int, cohort: Cohort, arrived: PartialSum, aggregate: Aggregate | None,
+        evaluations: Evaluations, bytes_down: int, training_seconds: float, evaluation_seconds: float,
     ) -> Self:  # fmt: skip
         """Return what a round did in which these updates arrived; their aggregate is None if they are too few."""
         heard = {one.client for one in (*arrived.reports, *arrived.refusals)}
@@ -57,13 +56,18 @@ class Round(Record):
             tuple(sorted(reports, key=lambda report: report.client)),
             tuple(member.client for member in cohort.members if member.client not in heard),
             tuple(sorted(arrived.refusals, key=lambda refusal: refusal.client)),
-            test,
+            evaluations,
             bytes_down,
             arrived.bytes_up,
             aggregate and float(torch.linalg.vector_norm(aggregate.delta)),
             training_seconds,
             evaluation_seconds,
         )
+
+    @property
+    def test(self) -> Evaluation | None:
+        """The evaluation of the new model on the test set; None where there was none."""
+        return self.evaluations.test
 
     @property
     def skipped(self) -> bool:
@@ -108,7 +112,7 @@ class Round(Record):
 
     def without_confusion(self) -> Self:
         """Return the round as a history keeps it: the tables need no more."""
-        return replace(self, test=self.test and self.test.without_confusion())
+        return replace(self, evaluations=self.evaluations.without_confusion())
 
     def row(self) -> dict[str, Any]:
         """Return the round's row of rounds.csv."""
@@ -122,9 +126,7 @@ class Round(Record):
             "skipped": int(self.skipped),
             "examples": self.examples,
             "train_loss": None if self.skipped else sum(losses) / self.examples,
-            "test_loss": self.test and self.test.loss,
-            "test_accuracy": self.test and self.test.accuracy,
-            "test_macro_f1": self.test and self.test.macro_f1,
+            **self.evaluations.row(),
             "update_norm": self.update_norm,
             "aggregate_norm": self.aggregate_norm,
             "update_cosine": self.update_cosine,
@@ -138,7 +140,7 @@ def run_rounds(
     client: Client,
     sizes: np.ndarray,
     run_tasks: RunTasks,
-    evaluate: Callable[[Parameters], Evaluation],
+    evaluator: Evaluator,
     *,
     oldest: Callable[[], int] | None = None,
     on_clients: OnClients = lambda reports: None,
@@ -150,7 +152,7 @@ def run_rounds(
         client: what the clients have in common. The server never calls it: the engine's workers do.
         sizes: (clients,) the number of examples that each client trains on: all that the server knows of their data.
         run_tasks: an engine's. It may yield fewer results than it was given tasks; those clients are lost.
-        evaluate: evaluates the server's model on the test set.
+        evaluator: of the server's model.
         oldest: returns the round of the oldest state that training may go on from, for which clients keep their own
             states; None means the state that was yielded last.
         on_clients: told of clients as their updates arrive, for progress.
@@ -192,11 +194,13 @@ def run_rounds(
             state = strategy.step(state, mean, names).after_updates(arrived.reports, remembered)
         trained = time.monotonic()
         due = number % settings.evaluate_every == 0 or number == settings.rounds
-        test = evaluate(state.parameters) if due else None
-        state = state.after_round(number, test, client.architecture.spec.classes)
+        evaluations = evaluator.during_training(state.parameters) if due else Evaluations()
+        state = state.after_round(number, evaluations.deciding, client.architecture.spec.classes)
+        if settings.is_over(state):
+            evaluations = evaluator.in_the_end(state.parameters, evaluations)
         bytes_down = len(tasks) * len(broadcast) + sum(map(len, tasks.values()))
         seconds = trained - begun, time.monotonic() - trained
-        yield state, Round.of(number, cohort, arrived, aggregate, test, bytes_down, *seconds)
+        yield state, Round.of(number, cohort, arrived, aggregate, evaluations, bytes_down, *seconds)
 
 
 def _tasks(cohort: Cohort, sizes: np.ndarray, examples: int, last_rounds: Mapping[int, int]) -> dict[int, Task]:

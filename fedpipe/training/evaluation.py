@@ -1,7 +1,7 @@
-"""How good a network is on given examples: loss, accuracy, confusion."""
+"""How good a network is on examples that nobody trains on: loss, accuracy, confusion; and when it is evaluated."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -61,6 +61,73 @@ class Evaluation(Record):
     def without_confusion(self) -> Self:
         """Return the figures alone, as a history keeps them: many classes make a large matrix."""
         return replace(self, confusion=torch.empty(0, 0, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Evaluations(Record):
+    """The evaluations of one model, as far as there were any."""
+
+    validation: Evaluation | None = None
+    test: Evaluation | None = None
+
+    @property
+    def deciding(self) -> Evaluation | None:
+        """The one that training is stopped by: on validation data where there are any, else on the test set."""
+        return self.validation or self.test
+
+    def by_data(self) -> dict[str, Evaluation]:
+        """Return those that there are, by what the examples are called."""
+        both = {"validation": self.validation, "test": self.test}
+        return {data: evaluation for data, evaluation in both.items() if evaluation}
+
+    def row(self) -> dict[str, float | None]:
+        """Return the columns that rounds.csv and epochs.csv have in common."""
+        return {
+            "validation_loss": self.validation and self.validation.loss,
+            "validation_accuracy": self.validation and self.validation.accuracy,
+            "validation_macro_f1": self.validation and self.validation.macro_f1,
+            "test_loss": self.test and self.test.loss,
+            "test_accuracy": self.test and self.test.accuracy,
+            "test_macro_f1": self.test and self.test.macro_f1,
+        }
+
+    def metrics(self) -> dict[str, float | None]:
+        """Return the figures that experiments are compared by: on the test set, and on validation data if any."""
+        figures = {"accuracy": self.test and self.test.accuracy, "loss": self.test and self.test.loss}
+        if self.validation:
+            figures |= {"validation_accuracy": self.validation.accuracy, "validation_loss": self.validation.loss}
+        return figures
+
+    def without_confusion(self) -> Self:
+        """Return the figures alone."""
+        return replace(
+            self,
+            validation=self.validation and self.validation.without_confusion(),
+            test=self.test and self.test.without_confusion(),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluate the models of a training, so that the test set is used once where there are validation data."""
+
+    on_test_set: Callable[[Mapping[str, Tensor]], Evaluation]  # of a model's parameters
+    on_validation_data: Callable[[Mapping[str, Tensor]], Evaluation] | None = None  # None where there are none
+
+    def during_training(self, parameters: Mapping[str, Tensor]) -> Evaluations:
+        """Evaluate a model by which it is decided whether training goes on."""
+        if self.on_validation_data:
+            return Evaluations(validation=self.on_validation_data(parameters))
+        return Evaluations(test=self.on_test_set(parameters))
+
+    def in_the_end(self, parameters: Mapping[str, Tensor], so_far: Evaluations) -> Evaluations:
+        """Evaluate the last model on the test set, unless it has been.
+
+        Args:
+            parameters: the model's.
+            so_far: its evaluations.
+        """
+        return so_far if so_far.test else replace(so_far, test=self.on_test_set(parameters))
 
 
 def evaluate(network: nn.Module, images: Tensor, labels: Tensor, spec: DataSpec) -> Evaluation:
