@@ -78,7 +78,7 @@ def client_of(
 
 def task_of(client: int, *, epochs: int = 2, last_round: int = 0) -> Task:
     """A task for a client as if it were the only one of its cohort."""
-    return Task(client, epochs, weight=1.0, data_fraction=SIZES[client] / sum(SIZES), last_round=last_round)
+    return Task(client, epochs, weight=1.0, client_weight=SIZES[client] / sum(SIZES), last_round=last_round)
 
 
 def first_round(parameters: Parameters) -> Broadcast:

@@ -340,7 +340,7 @@ def test_the_page_of_a_strategy_has_its_costs(name: str):
     [(plain, context)] = plain_updates(torch.full((1, d), 0.5), received=strategy.broadcast({}, d))
     update = strategy.on_client(plain, context, LocalResult(plain.delta, steps=1, mean_gradient=torch.zeros(d)))
     mean = Mean()
-    arrived = strategy.on_arrival(update, Task(0, 1, weight=1.0, data_fraction=1.0))
+    arrived = strategy.on_arrival(update, Task(0, 1, weight=1.0, client_weight=1.0))
     aggregate = mean.result(mean.add(mean.empty(), arrived))
     _, remembered = strategy.server_update(torch.zeros(d, dtype=torch.float64), aggregate, {})
     vectors = [context.received, {"delta": update.delta, **update.sums}, context.state, remembered]
@@ -481,7 +481,7 @@ def plain_updates(
     for client, delta in enumerate(deltas):
         report = ClientReport(1, client, 10, 1, 0.0, None, None, 0, None, None)
         context = ClientContext(
-            round=1, client=client, data_fraction=1 / len(deltas), training=LocalTraining(),
+            round=1, client=client, client_weight=1 / len(deltas), training=LocalTraining(),
             start=torch.zeros_like(delta), received=received, start_loss=lambda: 0.0, seed=0,
         )  # fmt: skip
         updates.append((Update(client, 1 / len(deltas), report, delta), context))

@@ -73,6 +73,15 @@ class Round(Record):
         return sum(client.examples for client in self.clients)
 
     @property
+    def train_loss(self) -> float | None:
+        """The mean of the clients' training losses, weighted as their updates are; None in a skipped round."""
+        if self.skipped:
+            return None
+        weights = {member.client: member.weight for member in self.cohort.members}
+        losses = [weights[client.client] * client.train_loss for client in self.clients]
+        return sum(losses) / sum(weights[client.client] for client in self.clients)
+
+    @property
     def examples_processed(self) -> int:
         """Likewise, each as often as it was trained on."""
         return sum(client.examples * client.epochs for client in self.clients)
@@ -83,7 +92,6 @@ class Round(Record):
 
     def row(self) -> dict[str, Any]:
         """Return the round's row of rounds.csv."""
-        losses = [client.examples * client.train_loss for client in self.clients]
         return {
             "round": self.number,
             "cohort": _numbers(self.cohort.drawn),
@@ -92,7 +100,7 @@ class Round(Record):
             "refused": _numbers(refusal.client for refusal in self.refusals),
             "skipped": int(self.skipped),
             "examples": self.examples,
-            "train_loss": None if self.skipped else sum(losses) / self.examples,
+            "train_loss": self.train_loss,
             "test_loss": self.test and self.test.loss,
             "test_accuracy": self.test and self.test.accuracy,
             "bytes_down": self.bytes_down,
@@ -135,7 +143,7 @@ def run_rounds(
         raise ParameterError(
             "federated.clients_per_round", f"{settings.clients_per_round} exceeds the {len(sizes)} clients"
         )
-    examples = int(sizes.sum())
+    client_weights = settings.client_weights(sizes)
     names = client.layout.shared
     dimension = sum(client.layout.lengths[name] for name in names)
 
@@ -145,7 +153,7 @@ def run_rounds(
         extra = strategy.broadcast(state.strategy, dimension)
         keep = torch.tensor(oldest() if oldest else state.round)
         broadcast = Broadcast(number, state.parameters, extra, keep)
-        tasks = _tasks(cohort, sizes, examples, state.last_rounds)
+        tasks = _tasks(cohort, client_weights, state.last_rounds)
         expected = [tasks[member.client] for member in cohort.members]
         arrived = _merged(aggregator, run_tasks(TrainAndSum(client), broadcast, expected), on_clients)
         if arrived.refusals and settings.on_bad_update == "stop":
@@ -164,15 +172,21 @@ def run_rounds(
         yield state, Round.of(number, cohort, arrived, enough, test, bytes_down)
 
 
-def _tasks(cohort: Cohort, sizes: np.ndarray, examples: int, last_rounds: Mapping[int, int]) -> dict[int, Task]:
-    """Return what is asked of each client of the cohort; the weights of those that are to answer sum to 1."""
+def _tasks(cohort: Cohort, client_weights: np.ndarray, last_rounds: Mapping[int, int]) -> dict[int, Task]:
+    """Return what is asked of each client of the cohort; the weights of those that are to answer sum to 1.
+
+    Args:
+        cohort: of the round.
+        client_weights: (clients,) of all clients in the objective, p_k.
+        last_rounds: client: the round of its last update that counted.
+    """
     total = sum(member.weight for member in cohort.members) or 1.0
     return {
         member.client: Task(
             member.client,
             member.epochs,
             weight=member.weight / total,
-            data_fraction=int(sizes[member.client]) / examples,
+            client_weight=float(client_weights[member.client]),
             last_round=last_rounds.get(member.client, 0),
         )
         for member in cohort.invited
