@@ -431,11 +431,14 @@ def test_each_scheme_stands_in_its_table(scheme: str):
 
 
 def test_the_table_of_skew_is_of_the_partitions_in_the_pictures(sample: Dataset):
-    rows = re.findall(r"^\| `([\w+]+)`(?:, α = ([\d.]+))? \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
-                      TEXTS["docs/partitions.md"], re.MULTILINE)  # fmt: skip
-    for (scheme, alpha, *figures), parameters in zip(rows, pictures.COUNTED.values(), strict=True):
-        assert scheme == parameters["scheme"]
-        assert alpha == str(parameters.get("dirichlet", {}).get("alpha", ""))
+    rows = re.findall(
+        r"^\| (`[^|]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", TEXTS["docs/partitions.md"], re.MULTILINE
+    )
+    symbols = {"alpha": "α"}
+    for (row, *figures), parameters in zip(rows, pictures.COUNTED.values(), strict=True):
+        blocks = [block for block in parameters.values() if isinstance(block, dict)]
+        given = [f", {symbols.get(key, f'`{key}`')} = {value}" for block in blocks for key, value in block.items()]
+        assert row == f"`{parameters['scheme']}`{''.join(given)}"
         measured = skew(pictures.counts(parameters, sample.train))
         assert figures == [f"{abs(measured[name]):.2f}" for name in ("label_entropy", "jensen_shannon", "gini")]
 

@@ -458,6 +458,52 @@ def test_with_clients_of_one_size_both_objectives_are_the_same_to_the_last_bit(
         assert first.train_loss == pytest.approx(second.train_loss)  # a sum of floats
 
 
+# Clipping: of gradients, before a strategy adds anything to them
+
+CLIPPED = LocalTraining(epochs=2, batch_size=32, optimizer="sgd", lr=0.05, clip_norm=0.5)
+
+
+def clipped(g: np.ndarray) -> np.ndarray:
+    return g * min(1.0, 0.5 / np.linalg.norm(g))
+
+
+def test_fedproxs_pull_is_added_to_the_clipped_gradient(folder: Path, test: Path, tmp_path: Path):
+    def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
+        w = federation.start
+        for round in rounds:
+            models = [
+                federation.client(k, round.number, w, lambda g, v, w=w: clipped(g) + 3.0 * (v - w), 2)[0]
+                for k in cohort_of(round)
+            ]
+            w = np.average(models, axis=0, weights=weights_of(cohort_of(round)))
+            yield w
+
+    compare(folder, test, tmp_path, "fedprox", transcribed, block={"mu": 3.0}, local=CLIPPED)
+
+
+def test_scaffolds_controls_are_means_of_clipped_gradients_and_correct_them_whole(
+    folder: Path, test: Path, tmp_path: Path
+):
+    """So none is longer than the limit, and no corrected step than three times the limit."""
+
+    def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
+        x, c, c_k = federation.start, np.zeros(7850), np.zeros((5, 7850))
+        for round in rounds:
+            deltas, changes, cohort = [], np.zeros(7850), cohort_of(round)
+            for k in cohort:
+                y, K = federation.client(k, round.number, x, lambda g, _, k=k, c=c: clipped(g) - c_k[k] + c, 2)
+                c_new = c_k[k] - c + (x - y) / (K * 0.05)
+                assert np.linalg.norm(c_new) <= 0.5 + 1e-6
+                deltas.append(y - x)
+                changes += p_of("examples")[k] * (c_new - c_k[k])
+                c_k[k] = c_new
+            x = x + np.average(deltas, axis=0, weights=weights_of(cohort))
+            c = c + changes
+            yield x
+
+    compare(folder, test, tmp_path, "scaffold", transcribed, local=CLIPPED)
+
+
 # The server's optimisers, transcribed: whatever the clients do, they see a series of mean updates
 
 series = st.lists(st.lists(st.floats(-2, 2, width=32), min_size=3, max_size=3), min_size=1, max_size=6)

@@ -59,9 +59,9 @@ class Sampling(Section):
     )
     objective: Literal["examples", "clients"] = Field(
         default="examples",
-        description="What training minimises: the mean loss over all examples, so that a client counts by how many it "
-        "has, Σ_k (n_k / n) F_k; or the mean of the clients' losses, each client counting the same, 1 / N Σ_k F_k. It "
-        "sets the weights wherever a strategy averages or adds up clients. Some papers have the one, some the other.",
+        description="What training minimises. examples: the mean loss over all examples, Σ_k (n_k / n) F_k, so that a "
+        "client counts by how many it has. clients: the mean of the clients' losses, 1 / N Σ_k F_k, so that each "
+        "counts the same. It decides the weights wherever a strategy averages or adds up clients; papers differ in it.",
     )
     dropout: Probability = Field(
         default=0.0,
