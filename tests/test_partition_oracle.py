@@ -61,7 +61,7 @@ def test_dirichlet(alpha: float):
 
 @pytest.mark.parametrize("alpha", [0.5, 5.0])
 def test_inner_dirichlet(alpha: float):
-    """Theirs draws mixes from Dir(alpha, ..., alpha): that is Dir(10 alpha p) where ten classes are equally frequent."""
+    """Theirs draws mixes from Dir(alpha, ..., alpha), which is Dir(10 alpha p) for ten equally frequent classes."""
 
     def flower(seed: int) -> np.ndarray:
         return theirs(partitioners.InnerDirichletPartitioner([300] * CLIENTS, "label", alpha, seed=seed))
