@@ -51,7 +51,7 @@ def _row(workload: Workload, folder: Path) -> dict[str, object]:
 
     def train() -> None:
         for k in range(clients):
-            client.update(broadcast, Task(k, epochs=1, weight=1.0, data_fraction=1 / workload.clients))
+            client.update(broadcast, Task(k, epochs=1, weight=1.0, client_weight=1 / workload.clients))
 
     elapsed = min(_seconds(train) for _ in range(4))  # without the profiler, which slows small operations
     with profiler(activities=[ProfilerActivity.CPU]) as profile:

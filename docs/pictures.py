@@ -28,10 +28,21 @@ COUNTED: dict[str, dict[str, Any]] = {
     "iid": {"scheme": "iid"},
     "shards": {"scheme": "shards"},
     "classes": {"scheme": "classes"},
+    "classes-random": {"scheme": "classes", "classes": {"holders": "random"}},
     "dirichlet-0.5": {"scheme": "dirichlet", "dirichlet": {"alpha": 0.5}},
     "dirichlet-0.1": {"scheme": "dirichlet", "dirichlet": {"alpha": 0.1}},
+    "inner-dirichlet-0.5": {"scheme": "inner-dirichlet", "inner-dirichlet": {"alpha": 0.5}},
+    "inner-dirichlet-5": {"scheme": "inner-dirichlet", "inner-dirichlet": {"alpha": 5.0}},
     "quantity": {"scheme": "quantity"},
+    "quantity-power-law": {"scheme": "quantity", "quantity": {"law": "power-law"}},
+    "quantity-dirichlet": {"scheme": "quantity", "quantity": {"law": "dirichlet"}},
     "dirichlet-0.5-quantity": {"scheme": "dirichlet+quantity", "dirichlet": {"alpha": 0.5}},
+}
+
+# Of each picture of images its file, the parameters of `feature`, and the clients whose images it shows.
+SHOWN: dict[str, tuple[dict[str, float], tuple[int, ...]]] = {
+    "feature": ({}, (0, 1, 2, 3, 4, 5)),
+    "feature-noise": ({"rotation": 0.0, "noise": 0.0, "contrast": 0.0, "increasing_noise": 0.1}, (0, 3, 6, 9)),
 }
 
 
@@ -64,11 +75,11 @@ def bars(table: np.ndarray) -> Image.Image:
     return Image.open(BytesIO(png)).convert("RGB").quantize(COLOURS)
 
 
-def appearances(train: Split, clients: int = 6) -> Image.Image:
-    """Draw ten digits as the first clients see them under feature skew: a row for each client."""
+def appearances(parameters: dict[str, float], clients: tuple[int, ...], train: Split) -> Image.Image:
+    """Draw ten digits as clients see them under feature skew: a row for each client."""
     digits = torch.stack([train.images[train.labels == label][0] for label in range(CLASSES)])
-    shown = partition({"scheme": "feature"})
-    rows = [torch.cat([*shown.appearance(digits, client, SEED)], dim=1).squeeze(-1) for client in range(clients)]
+    shown = partition({"scheme": "feature", "feature": parameters})
+    rows = [torch.cat([*shown.appearance(digits, client, SEED)], dim=1).squeeze(-1) for client in clients]
     picture = Image.fromarray(torch.cat(rows).numpy())
     return picture.resize((picture.width * SCALE, picture.height * SCALE), Image.Resampling.NEAREST)
 
@@ -77,7 +88,7 @@ def pictures() -> dict[str, Image.Image]:
     """Return all pictures by their file names."""
     train = offline_sample().train
     drawn = {f"{name}.png": bars(counts(parameters, train)) for name, parameters in COUNTED.items()}
-    return drawn | {"feature.png": appearances(train)}
+    return drawn | {f"{name}.png": appearances(*shown, train) for name, shown in SHOWN.items()}
 
 
 if __name__ == "__main__":

@@ -78,16 +78,22 @@ def client_of(
 
 def task_of(client: int, *, epochs: int = 2, last_round: int = 0) -> Task:
     """A task for a client as if it were the only one of its cohort."""
-    return Task(client, epochs, weight=1.0, data_fraction=SIZES[client] / sum(SIZES), last_round=last_round)
+    return Task(client, epochs, weight=1.0, client_weight=SIZES[client] / sum(SIZES), last_round=last_round)
 
 
 def first_round(parameters: Parameters) -> Broadcast:
     return Broadcast(1, parameters)
 
 
-def weights_of(clients: Sequence[int]) -> np.ndarray:
-    """The clients' numbers of examples, which weigh their updates."""
-    return np.array([SIZES[client] for client in clients], dtype=float)
+def weights_of(clients: Sequence[int], objective: str = "examples") -> np.ndarray:
+    """What weighs the updates of a cohort's clients, drawn uniformly: their numbers of examples, or all the same."""
+    return np.array([SIZES[client] if objective == "examples" else 1 for client in clients], dtype=float)
+
+
+def p_of(objective: str) -> np.ndarray:
+    """The weights of all clients' losses in the objective, p_k."""
+    weights = weights_of(range(len(SIZES)), objective)
+    return weights / weights.sum()
 
 
 def same(one: Parameters, other: Parameters) -> bool:

@@ -340,7 +340,7 @@ def test_the_page_of_a_strategy_has_its_costs(name: str):
     [(plain, context)] = plain_updates(torch.full((1, d), 0.5), received=strategy.broadcast({}, d))
     update = strategy.on_client(plain, context, LocalResult(plain.delta, steps=1, mean_gradient=torch.zeros(d)))
     mean = Mean()
-    arrived = strategy.on_arrival(update, Task(0, 1, weight=1.0, data_fraction=1.0))
+    arrived = strategy.on_arrival(update, Task(0, 1, weight=1.0, client_weight=1.0))
     aggregate = mean.result(mean.add(mean.empty(), arrived))
     _, remembered = strategy.server_update(torch.zeros(d, dtype=torch.float64), aggregate, {})
     vectors = [context.received, {"delta": update.delta, **update.sums}, context.state, remembered]
@@ -431,11 +431,14 @@ def test_each_scheme_stands_in_its_table(scheme: str):
 
 
 def test_the_table_of_skew_is_of_the_partitions_in_the_pictures(sample: Dataset):
-    rows = re.findall(r"^\| `([\w+]+)`(?:, α = ([\d.]+))? \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$",
-                      TEXTS["docs/partitions.md"], re.MULTILINE)  # fmt: skip
-    for (scheme, alpha, *figures), parameters in zip(rows, pictures.COUNTED.values(), strict=True):
-        assert scheme == parameters["scheme"]
-        assert alpha == str(parameters.get("dirichlet", {}).get("alpha", ""))
+    rows = re.findall(
+        r"^\| (`[^|]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", TEXTS["docs/partitions.md"], re.MULTILINE
+    )
+    symbols = {"alpha": "α"}
+    for (row, *figures), parameters in zip(rows, pictures.COUNTED.values(), strict=True):
+        blocks = [block for block in parameters.values() if isinstance(block, dict)]
+        given = [f", {symbols.get(key, f'`{key}`')} = {value}" for block in blocks for key, value in block.items()]
+        assert row == f"`{parameters['scheme']}`{''.join(given)}"
         measured = skew(pictures.counts(parameters, sample.train))
         assert figures == [f"{abs(measured[name]):.2f}" for name in ("label_entropy", "jensen_shannon", "gini")]
 
@@ -481,7 +484,7 @@ def plain_updates(
     for client, delta in enumerate(deltas):
         report = ClientReport(1, client, 10, 1, 0.0, None, None, 0, None, None)
         context = ClientContext(
-            round=1, client=client, data_fraction=1 / len(deltas), training=LocalTraining(),
+            round=1, client=client, client_weight=1 / len(deltas), training=LocalTraining(),
             start=torch.zeros_like(delta), received=received, start_loss=lambda: 0.0, seed=0,
         )  # fmt: skip
         updates.append((Update(client, 1 / len(deltas), report, delta), context))

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
 from fedpipe.data.datasets import Dataset
 from fedpipe.data.partition import PARTITIONERS
+from fedpipe.data.partition.base import dirichlet
 from fedpipe.data.partition.feature import Feature
 from fedpipe.data.partition.quantity import Quantity
 from fedpipe.data.partition.settings import Partition
@@ -25,8 +27,26 @@ labels_and_clients = st.integers(1, 200).flatmap(
 )
 BY_LABEL = [name for name, partitioner in PARTITIONERS.items() if not partitioner.by_owner]
 SCHEMES = [*BY_LABEL, "quantity", "feature", *(f"{scheme}+quantity" for scheme in BY_LABEL if scheme != "iid")]
-every = pytest.mark.parametrize("scheme", SCHEMES)
+# Of what has options that change who gets what, each but the default.
+OPTIONS = [
+    ("classes", {"classes": {"holders": "random"}}),
+    ("quantity", {"quantity": {"law": "power-law"}}),
+    ("quantity", {"quantity": {"law": "dirichlet"}}),
+]
+every = pytest.mark.parametrize(
+    ("scheme", "blocks"),
+    [
+        *(pytest.param(scheme, {}, id=scheme) for scheme in SCHEMES),
+        *(
+            pytest.param(scheme, blocks, id=f"{scheme}-{next(iter(blocks[scheme].values()))}")
+            for scheme, blocks in OPTIONS
+        ),
+    ],
+)
 BALANCED = np.repeat(np.arange(10), 1000)  # labels of 10,000 examples
+
+
+Blocks = dict[str, dict[str, object]]
 
 
 def partition(scheme: str, clients: int, **blocks: dict[str, object]) -> Partition:
@@ -56,10 +76,10 @@ def counts_of(assignment: list[np.ndarray], labels: np.ndarray = BALANCED) -> np
 @every
 @given(labels_and_clients, st.integers(0, 2**32))
 def test_clients_examples_are_disjoint_and_cover_all_or_a_sentence_says_why_not(
-    scheme: str, drawn: tuple[np.ndarray, int], seed: int
+    scheme: str, blocks: Blocks, drawn: tuple[np.ndarray, int], seed: int
 ):
     labels, clients = drawn
-    assignment, sentence = divided(partition(scheme, clients), labels, seed)
+    assignment, sentence = divided(partition(scheme, clients, **blocks), labels, seed)
     if assignment is None:
         assert re.fullmatch(r"partition\.\w+(\.\w+)?: .+", sentence)
         return
@@ -72,14 +92,16 @@ def test_clients_examples_are_disjoint_and_cover_all_or_a_sentence_says_why_not(
 @every
 @given(clients=st.integers(5, 40), seed=st.integers(0, 2**32))
 @settings(max_examples=25)
-def test_enough_examples_of_each_label_can_be_divided(scheme: str, clients: int, seed: int):
-    assignment = partition(scheme, clients, dirichlet={"alpha": 0.5}).assign(BALANCED, seed)
+def test_enough_examples_of_each_label_can_be_divided(scheme: str, blocks: Blocks, clients: int, seed: int):
+    if blocks.get("classes"):
+        clients = max(clients, 10)  # with fewer, random holders may leave a class without any
+    assignment = partition(scheme, clients, **{"dirichlet": {"alpha": 0.5}, **blocks}).assign(BALANCED, seed)
     assert sorted(np.concatenate(assignment).tolist()) == list(range(10_000))
 
 
 @every
-def test_the_same_seed_gives_the_same_assignment_and_another_gives_another(scheme: str):
-    one, same, other = (partition(scheme, 10).assign(BALANCED, seed) for seed in (1, 1, 2))
+def test_the_same_seed_gives_the_same_assignment_and_another_gives_another(scheme: str, blocks: Blocks):
+    one, same, other = (partition(scheme, 10, **blocks).assign(BALANCED, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -164,6 +186,45 @@ def test_classes_gives_each_client_per_client_classes_and_each_class_as_many_cli
         assert held.max() - held.min() <= 1
 
 
+@given(st.integers(10, 60), st.integers(1, 10), st.integers(0, 1000))
+def test_with_random_holders_client_i_holds_class_i_mod_10_and_as_many_others(clients: int, per_client: int, seed: int):
+    """NIID-Bench's "#C = k"; a class is shared equally by those that hold it."""
+    block: dict[str, object] = {"per_client": per_client, "holders": "random"}
+    counts = counts_of(partition("classes", clients, classes=block).assign(BALANCED, seed))
+    assert (counts[np.arange(clients), np.arange(clients) % 10] > 0).all()
+    assert ((counts > 0).sum(axis=1) == per_client).all()
+    for label in range(10):
+        held = counts[counts[:, label] > 0, label]
+        assert held.max() - held.min() <= 1
+
+
+def test_with_random_holders_the_other_classes_are_equally_likely():
+    """Of 20 clients, 10 hold class 0 or are of 2,000 draws of 2 of the 9 others: each class of a client is expected in
+    2/9 of them."""
+    block: dict[str, object] = {"per_client": 3, "holders": "random"}
+    often = np.zeros((20, 10))
+    for seed in range(600):
+        often += counts_of(partition("classes", 20, classes=block).assign(BALANCED, seed)) > 0
+    sure = np.arange(10) == np.arange(20)[:, None] % 10
+    assert (often[sure] == 600).all()
+    assert abs(often[~sure] - 600 * 2 / 9).max() < 5 * np.sqrt(600 * 2 / 9 * 7 / 9)
+
+
+def test_random_holders_are_drawn_until_each_class_has_one_or_a_sentence_says_that_none_does():
+    block: dict[str, object] = {"per_client": 2, "holders": "random"}
+    for seed in range(20):
+        counts = counts_of(partition("classes", 8, classes=block).assign(BALANCED, seed))
+        assert (counts.sum(axis=0) == 1000).all()
+    assignment, sentence = divided(partition("classes", 2, classes={**block, "per_client": 8}), BALANCED, 1)
+    assert assignment is not None or "in 100 draws" in sentence
+    hundred = np.repeat(np.arange(100), 10)
+    expected = (
+        "partition.classes.holders: random: in 100 draws some of the 100 classes never had a client; balanced, or at "
+        "least as many partition.clients as classes, would do"
+    )
+    assert divided(partition("classes", 50, classes=block), hundred, 1) == (None, expected)
+
+
 # dirichlet
 
 
@@ -215,6 +276,133 @@ def test_dirichlet_draws_again_until_each_has_enough():
     assert sizes[0] < 50 <= sizes[1]
 
 
+# inner-dirichlet
+
+PRIOR = np.array([2, 3, 4, 5, 6]) / 20
+UNEQUAL = np.repeat(np.arange(5), (60_000 * PRIOR).round().astype(int))  # labels of 60,000 examples
+
+
+def inner(clients: int, alpha: float, labels: np.ndarray, seed: int, scheme: str = "inner-dirichlet") -> np.ndarray:
+    """Return the label counts (clients, classes) of a partition."""
+    assignment = partition(scheme, clients, **{"inner-dirichlet": {"alpha": alpha}}).assign(labels, seed)
+    return label_counts(assignment, labels, int(labels.max()) + 1)
+
+
+@given(labels_and_clients, st.floats(1e-6, 1e6), st.integers(0, 1000))
+def test_inner_dirichlet_sizes_are_at_most_one_apart(drawn: tuple[np.ndarray, int], alpha: float, seed: int):
+    labels, clients = drawn
+    sizes = inner(clients, alpha, labels, seed).sum(axis=1)
+    assert sizes.max() - sizes.min() <= 1
+
+
+@given(st.integers(2, 50), st.integers(0, 1000))
+@settings(max_examples=25)
+def test_inner_dirichlet_sizes_are_those_that_quantity_asks_for(clients: int, seed: int):
+    one, other = (
+        partition(scheme, clients).assign(BALANCED, seed) for scheme in ("quantity", "inner-dirichlet+quantity")
+    )
+    assert [*map(len, one)] == [*map(len, other)]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 5.0])
+def test_inner_dirichlet_mixes_follow_the_distribution_while_classes_last(alpha: float):
+    """6,000 clients of 10 examples take about as many of each class as there are, so nearly all is as drawn: of class
+    c, a client has a number that is beta-binomial with alpha p_c and alpha (1 - p_c), by Kolmogorov and Smirnov."""
+    counts = inner(6000, alpha, UNEQUAL, 3)
+    for c, p in enumerate(PRIOR):
+        law = stats.betabinom(10, alpha * p, alpha * (1 - p))
+        distance = max(abs((counts[:, c] <= k).mean() - law.cdf(k)) for k in range(10))
+        assert distance < 1.95 / np.sqrt(6000) + 0.02  # the 99.9 % quantile, and what is left over in the end
+    law = stats.dirichlet_multinomial(alpha * PRIOR, 10)
+    np.testing.assert_allclose(np.cov(counts.T), law.cov(), rtol=0.1, atol=0.1)
+
+
+def test_draws_from_a_dirichlet_distribution_have_its_moments_and_margins():
+    concentration = 0.5 * PRIOR
+    shares = dirichlet(np.tile(concentration, (20_000, 1)), generator(1, "test"))
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    np.testing.assert_allclose(np.cov(shares.T), stats.dirichlet(concentration).cov(), atol=0.005)
+    for c in range(5):
+        margin = stats.beta(concentration[c], concentration.sum() - concentration[c])
+        assert stats.kstest(np.maximum(shares[:, c], 1e-300), margin.cdf).statistic < 1.95 / np.sqrt(20_000)
+
+
+@given(st.lists(st.floats(0, 1e308), min_size=1, max_size=8), st.integers(0, 1000))
+def test_shares_are_numbers_whatever_the_concentration(concentration: list[float], seed: int):
+    shares = dirichlet(np.array(concentration), generator(seed, "test"))
+    assert (shares >= 0).all()
+    assert shares.sum() == pytest.approx(1)
+
+
+def dealt_one_by_one(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """Deal as Acar et al. 2021 publish it for FedDyn, with Hsu's prior: a client that is not full yet is drawn, then a
+    class from its mix, again until one is drawn that is left."""
+    left, full = np.bincount(labels, minlength=10), len(labels) // clients
+    mixes = rng.dirichlet(alpha * left / left.sum(), clients)
+    counts = np.zeros((clients, 10), dtype=int)
+    while left.any():
+        client = rng.choice(np.flatnonzero(counts.sum(axis=1) < full))
+        mix = mixes[client] * (left > 0)
+        label = rng.choice(10, p=mix / mix.sum()) if mix.sum() else rng.choice(np.flatnonzero(left))
+        counts[client, label] += 1
+        left[label] -= 1
+    return counts
+
+
+def test_inner_dirichlet_deals_as_published_code_does_one_by_one():
+    """Each figure of skew has the same mean over seeds, to five standard errors of the difference."""
+    labels = np.repeat(np.arange(10), 50)
+    ours = [skew(inner(10, 2.0, labels, seed)) for seed in range(60)]
+    theirs = [skew(dealt_one_by_one(labels, 10, 2.0, generator(seed, "test"))) for seed in range(60)]
+    for figure in ("label_entropy", "jensen_shannon"):
+        one, other = (np.array([each[figure] for each in figures]) for figures in (ours, theirs))
+        error = np.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 60)
+        assert abs(one.mean() - other.mean()) < 5 * error
+        assert error < 0.03 * one.mean()  # so that five of them say something
+
+
+def test_inner_dirichlet_prefers_no_client_by_its_number():
+    """Of 20 clients over 200 seeds, the first and the last have the largest share of a class equally often large."""
+    largest = np.array([(c := inner(20, 0.5, BALANCED, seed)).max(axis=1) / c.sum(axis=1) for seed in range(200)])
+    first, last = largest[:, :10].mean(axis=1), largest[:, 10:].mean(axis=1)
+    assert stats.ttest_rel(first, last).pvalue > 0.001
+    assert stats.f_oneway(*largest.T).pvalue > 0.001
+
+
+def test_inner_dirichlet_hardly_prefers_clients_by_their_size():
+    """Since the order is that of examples, not of turns, the large ones take little more of what is left over: how
+    alike two examples of a client are is about the same. (With a turn for each client it is 0.70 and 0.54.)"""
+    settings = partition("inner-dirichlet+quantity", 50, quantity={"sigma": 0.8, "min_examples": 10})
+    small, large = [], []
+    for seed in range(25):
+        counts = counts_of(settings.assign(BALANCED, seed))
+        sizes = counts.sum(axis=1)
+        alike = (counts * (counts - 1)).sum(axis=1) / (sizes * (sizes - 1))  # two of its examples have one label
+        order = np.argsort(sizes)
+        small.append(alike[order[:20]].mean())
+        large.append(alike[order[-20:]].mean())
+    assert np.mean(large) == pytest.approx(np.mean(small), abs=0.1)
+
+
+def test_inner_dirichlet_is_more_skewed_than_dirichlet_at_the_same_alpha_and_less_than_its_law():
+    """Of 20 clients at 0.5, a client's largest class has 0.37 of its examples with dirichlet; a mix drawn from
+    Dir(0.5 p) has 0.79. Since all examples are divided, it is in between."""
+    drawn = dirichlet(np.full((20_000, 10), 0.05), generator(1, "test")).max(axis=1).mean()
+    assert drawn == pytest.approx(0.79, abs=0.01)
+    means = []
+    for scheme in ("dirichlet", "inner-dirichlet"):
+        counts = [counts_of(partition(scheme, 20).assign(BALANCED, seed)) for seed in range(20)]
+        means.append(np.mean([(c.max(axis=1) / c.sum(axis=1)).mean() for c in counts]))
+    assert means == pytest.approx([0.37, 0.57], abs=0.03)
+
+
+def test_inner_dirichlet_skews_the_more_the_smaller_alpha():
+    distances = [skew(inner(10, alpha, BALANCED, 5))["jensen_shannon"] for alpha in (0.1, 1.0, 10.0, 100.0, 1e6)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > 0.6
+    assert distances[-1] < 0.05  # what chance leaves, as with iid
+
+
 # quantity
 
 
@@ -237,18 +425,48 @@ def test_lognormal_sizes_are_lognormal(clients: int, seed: int):
     np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-3)
 
 
-def test_power_law_sizes_fall_with_the_clients_number():
-    sizes = [
-        len(indices)
-        for indices in partition("quantity", 4, quantity={"law": "power-law", "exponent": 1.0}).assign(BALANCED, 0)
+def sizes_of(assignment: list[np.ndarray]) -> np.ndarray:
+    return np.array([len(indices) for indices in assignment])
+
+
+def test_power_law_sizes_are_in_the_proportions_of_the_law_and_whose_is_which_is_chance():
+    settings = partition("quantity", 4, quantity={"law": "power-law", "exponent": 1.0})
+    sizes = [sizes_of(settings.assign(BALANCED, seed)) for seed in range(400)]
+    for one in sizes:
+        np.testing.assert_allclose(np.sort(one)[::-1], 10_000 * np.array([12, 6, 4, 3]) / 25, atol=3)
+    largest = np.bincount([one.argmax() for one in sizes], minlength=4)
+    assert abs(largest - 100).max() < 5 * np.sqrt(400 * 3 / 16)
+
+
+def test_dirichlet_sizes_are_drawn_from_the_distribution():
+    """Shares from Dir(0.7, ..., 0.7) of 20 clients have mean 1/20, margins Beta(0.7, 13.3) and one sum."""
+    law = Quantity(law="dirichlet", beta=0.7, min_examples=1)
+    weights = np.array([law.weights(10**9, 20, generator(seed, "quantity")) for seed in range(500)])
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    assert weights.var() == pytest.approx(0.05 * 0.95 / 15, rel=0.1)
+    margin = stats.beta(0.7, 0.7 * 19)
+    assert stats.kstest(weights.ravel(), margin.cdf).statistic < 1.95 / np.sqrt(10_000)
+
+
+def test_dirichlet_sizes_differ_the_more_the_smaller_beta():
+    ginis = [
+        gini(sizes_of(partition("quantity", 20, quantity={"law": "dirichlet", "beta": beta}).assign(BALANCED, 1)))
+        for beta in (0.01, 0.1, 1.0, 10.0, 1e6)
     ]
-    np.testing.assert_allclose(sizes, 10_000 * np.array([12, 6, 4, 3]) / 25, atol=3)
+    assert ginis == sorted(ginis, reverse=True)
+    assert ginis[0] > 0.8
+    assert ginis[-1] < 0.01
 
 
 def test_dirichlet_with_quantity_keeps_the_sizes_in_the_mean():
     blocks = {"quantity": {"law": "power-law"}, "dirichlet": {"alpha": 1.0}}
-    sizes = [[len(i) for i in partition("dirichlet+quantity", 4, **blocks).assign(BALANCED, k)] for k in range(200)]
-    np.testing.assert_allclose(np.mean(sizes, axis=0), 10_000 * np.array([12, 6, 4, 3]) / 25, rtol=0.05)
+    settings = partition("dirichlet+quantity", 4, **blocks)
+    sizes, asked = [], []
+    for seed in range(200):
+        sizes.append(sizes_of(settings.assign(BALANCED, seed)))
+        asked.append(sizes_of(partition("quantity", 4, quantity=blocks["quantity"]).assign(BALANCED, seed)))
+    by_rank = np.take_along_axis(np.array(sizes), np.argsort(-np.array(asked), axis=1), axis=1)
+    np.testing.assert_allclose(by_rank.mean(axis=0), 10_000 * np.array([12, 6, 4, 3]) / 25, rtol=0.05)
 
 
 @pytest.mark.parametrize("scheme", ["dirichlet", "quantity"])
@@ -310,7 +528,7 @@ def test_feature_does_nothing_where_all_amounts_are_0(sample: Dataset):
 def test_feature_rotates_by_its_angle(sample: Dataset):
     """Rotated back by the angle that is drawn first, an image is what it was, except for interpolation."""
     images = sample.train.images[:20]
-    rotated = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(0, "feature"))
+    rotated = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(0, "feature"), 1.0)
     angle = generator(0, "feature").uniform(-90, 90)
     back = rotate(rotated.permute(0, 3, 1, 2).float(), -angle, InterpolationMode.BILINEAR).permute(0, 2, 3, 1)
     assert (back - images).abs().mean() < 0.4 * (rotated.float() - images).abs().mean()
@@ -319,7 +537,7 @@ def test_feature_rotates_by_its_angle(sample: Dataset):
 def test_feature_changes_contrast_and_adds_noise_by_its_amounts(sample: Dataset):
     """As written out: what is drawn, then contrast about an image's mean, then noise."""
     images = sample.train.images[:20]
-    shown = Feature(rotation=0.0, noise=0.3, contrast=0.4).apply(images, generator(7, "feature"))
+    shown = Feature(rotation=0.0, noise=0.3, contrast=0.4).apply(images, generator(7, "feature"), 1.0)
     rng = generator(7, "feature")
     _, deviation, factor = rng.uniform(0, 0), rng.uniform(0, 0.3), rng.uniform(0.6, 1.4)
     x = images.numpy() / 255
@@ -329,13 +547,35 @@ def test_feature_changes_contrast_and_adds_noise_by_its_amounts(sample: Dataset)
     assert np.abs(shown.numpy() - expected).max() <= 1  # of rounding
 
 
+def test_increasing_noise_of_client_i_of_n_has_the_variance_sigma_i_n():
+    """As in NIID-Bench's paper, for grey images, of which no number is cut off at black or white."""
+    images = torch.full((40, 28, 28, 1), 128, dtype=torch.uint8)
+    block: dict[str, object] = {"rotation": 0.0, "noise": 0.0, "contrast": 0.0, "increasing_noise": 0.01}
+    settings = partition("feature", 5, feature=block)
+    for client in range(5):
+        shown = settings.appearance(images, client, 3).double() / 255
+        assert shown.mean() == pytest.approx(128 / 255, abs=0.005)
+        assert shown.var() == pytest.approx(0.01 * (client + 1) / 5, rel=0.05)
+
+
+def test_both_noises_of_feature_add_up(sample: Dataset):
+    """Variances do; the deviation that is drawn is the generator's second number."""
+    images = torch.full((40, 28, 28, 1), 128, dtype=torch.uint8)
+    feature = Feature(rotation=0.0, noise=0.2, contrast=0.0, increasing_noise=0.02)
+    shown = feature.apply(images, generator(4, "feature"), 0.5).double() / 255
+    rng = generator(4, "feature")
+    _, deviation = rng.uniform(0, 0), rng.uniform(0, 0.2)
+    assert deviation > 0.05
+    assert shown.var() == pytest.approx(deviation**2 + 0.01, rel=0.05)
+
+
 def test_feature_turns_to_both_sides(sample: Dataset):
     angles = [generator(seed, "feature").uniform(-90, 90) for seed in range(20)]
     assert min(angles) < -30
     assert max(angles) > 30
     images = sample.train.images[:3]
     for seed, angle in enumerate(angles):
-        shown = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(seed, "feature"))
+        shown = Feature(rotation=90.0, noise=0.0, contrast=0.0).apply(images, generator(seed, "feature"), 1.0)
         expected = rotate(images.permute(0, 3, 1, 2).float() / 255, angle, InterpolationMode.BILINEAR) * 255
         expected = expected.permute(0, 2, 3, 1)
         assert (shown - expected.round()).abs().max() <= 1
@@ -344,10 +584,12 @@ def test_feature_turns_to_both_sides(sample: Dataset):
 def test_feature_takes_colour_images_and_no_others():
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (5, 8, 6, 3), dtype=np.uint8))
-    assert Feature().apply(images, generator(0, "feature")).shape == images.shape
-    assert torch.equal(Feature(rotation=0.0, noise=0.0, contrast=0.0).apply(images, generator(0, "feature")), images)
+    assert Feature().apply(images, generator(0, "feature"), 1.0).shape == images.shape
+    assert torch.equal(
+        Feature(rotation=0.0, noise=0.0, contrast=0.0).apply(images, generator(0, "feature"), 1.0), images
+    )
     with pytest.raises(UserError, match=r"^partition\.scheme: feature: images have 2 channels, and not 1 or 3$"):
-        Feature().apply(images[..., :2], generator(0, "feature"))
+        Feature().apply(images[..., :2], generator(0, "feature"), 1.0)
 
 
 # natural
@@ -409,7 +651,7 @@ def test_gini_is_half_the_relative_mean_difference(sizes: np.ndarray):
 # More clients than examples
 
 
-@every
+@pytest.mark.parametrize("scheme", SCHEMES)
 @given(labels_and_clients, st.integers(1, 20), st.integers(0, 2**32))
 def test_with_replacement_any_number_of_clients_share_the_examples(
     scheme: str, drawn: tuple[np.ndarray, int], examples: int, seed: int

@@ -59,6 +59,17 @@ def test_dirichlet(alpha: float):
     assert_alike(lambda seed: ours(seed, "dirichlet", dirichlet={"alpha": alpha, "min_examples": 1}), flower)
 
 
+@pytest.mark.parametrize("alpha", [0.5, 5.0])
+def test_inner_dirichlet(alpha: float):
+    """Theirs draws mixes from Dir(alpha, ..., alpha), which is Dir(10 alpha p) for ten equally frequent classes."""
+
+    def flower(seed: int) -> np.ndarray:
+        return theirs(partitioners.InnerDirichletPartitioner([300] * CLIENTS, "label", alpha, seed=seed))
+
+    assert (flower(0).sum(axis=1) == 300).all()
+    assert_alike(lambda seed: ours(seed, "inner-dirichlet", **{"inner-dirichlet": {"alpha": 10 * alpha}}), flower)
+
+
 @pytest.mark.parametrize("per_client", [2, 5])
 def test_shards(per_client: int):
     def flower(seed: int) -> np.ndarray:
@@ -88,3 +99,18 @@ def test_classes(per_client: int):
         assert ((counts > 0).sum(axis=1) == per_client).all()
         assert (counts.sum(axis=0) == 600).all()
     assert skew(one)["gini"] <= skew(other)["gini"] + 1e-9
+
+
+@pytest.mark.parametrize("per_client", [2, 5])
+def test_classes_with_random_holders(per_client: int):
+    """Both give client i class i mod 10, and others at random."""
+
+    def flower(seed: int) -> np.ndarray:
+        return theirs(
+            partitioners.PathologicalPartitioner(
+                CLIENTS, "label", per_client, class_assignment_mode="first-deterministic", seed=seed
+            )
+        )
+
+    block = {"per_client": per_client, "holders": "random"}
+    assert_alike(lambda seed: ours(seed, "classes", classes=block), flower)

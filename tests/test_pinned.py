@@ -33,8 +33,12 @@ def digest(parts: Iterable[Iterable[int]]) -> str:
         ({"scheme": "classes"}, "5fdf43dc1d49"),
         ({"scheme": "dirichlet"}, "3122566e1a0c"),
         ({"scheme": "quantity"}, "1ba5ecdab4b7"),
-        ({"scheme": "quantity", "quantity": {"law": "power-law"}}, "5ba547ca9cc1"),
+        ({"scheme": "quantity", "quantity": {"law": "power-law"}}, "429bad156cbf"),
         ({"scheme": "classes+quantity"}, "9bcbf7d694d8"),
+        ({"scheme": "inner-dirichlet"}, "21a444a1636b"),
+        ({"scheme": "inner-dirichlet+quantity"}, "e0c881862259"),
+        ({"scheme": "classes", "classes": {"holders": "random"}}, "ebb08b5ca928"),
+        ({"scheme": "quantity", "quantity": {"law": "dirichlet"}}, "0fa8d81b283a"),
     ],
 )
 def test_the_partition_of_a_seed(settings: dict[str, Any], expected: str):
@@ -57,6 +61,14 @@ def test_the_appearance_of_a_seed():
     assert shown == [128, 160, 98, 71, 118]
 
 
+def test_the_increasing_noise_of_a_seed():
+    block = {"rotation": 0.0, "noise": 0.0, "contrast": 0.0, "increasing_noise": 0.1}
+    settings = Partition.model_validate({"scheme": "feature", "feature": block})
+    grey = torch.full((1, 28, 28, 1), 128, dtype=torch.uint8)
+    shown = [settings.appearance(grey, client, 42)[0, 14, 14].item() for client in range(5)]
+    assert shown == [125, 53, 120, 45, 249]
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -64,6 +76,7 @@ def test_the_appearance_of_a_seed():
         ({"sampling": "size"}, "f3571c3d4acd"),
         ({"sampling": "poisson"}, "1c01ed8d4e29"),
         ({"dropout": 0.3, "stragglers": 0.4}, "0b66919cadc5"),
+        ({"objective": "clients"}, "077effec1864"),
     ],
 )
 def test_the_cohorts_of_a_seed(settings: dict[str, Any], expected: str):

@@ -2,6 +2,7 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from fedpipe.data import store
 from fedpipe.data.datasets import Dataset
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.sampling import Sampling
+from fedpipe.models.logistic import Logistic
 from tests.federations import SIZES, federate, same
 
 EPOCHS = 5
 SAMPLINGS = ["uniform", "size", "poisson"]
+OBJECTIVES = ["examples", "clients"]
 sizes_and_cohort = st.lists(st.integers(1, 1000), min_size=1, max_size=60).flatmap(
     lambda sizes: st.tuples(st.just(sizes), st.integers(1, len(sizes)))
 )
@@ -69,6 +72,41 @@ def test_poisson_draws_each_client_independently():
     assert np.bincount([client for cohort in cohorts for client in cohort]).std() < 5 * np.sqrt(4000 * 0.21)
 
 
+@given(sizes=st.lists(st.integers(1, 10**6), min_size=1, max_size=60))
+def test_the_weights_of_all_clients_in_the_objective_are_their_parts_of_it(sizes: list[int]):
+    by_examples, by_clients = (sampling_of(objective=objective).client_weights(sizes) for objective in OBJECTIVES)
+    assert by_examples.tolist() == [n / sum(sizes) for n in sizes]
+    assert by_clients.tolist() == [1 / len(sizes)] * len(sizes)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_on_average_clients_weigh_in_cohorts_what_they_do_in_the_objective(sampling: str, objective: str):
+    """The expected weight of client k's update, 0 where it is not drawn, is in proportion to p_k."""
+    sizes, rounds = np.array([10, 20, 30, 40, 100]), 4000
+    settings = sampling_of(sampling=sampling, objective=objective, clients_per_round=2)
+    weights = np.zeros((rounds, 5))
+    for round in range(rounds):
+        for member in settings.draw(sizes, EPOCHS, 1, round).invited:
+            weights[round, member.client] = member.weight
+    p = sizes / 200 if objective == "examples" else np.full(5, 1 / 5)
+    expected = p * weights.sum(axis=1).mean()
+    assert (np.abs(weights.mean(axis=0) - expected) < 5 * weights.std(axis=0) / np.sqrt(rounds)).all()
+
+
+@given(drawn=sizes_and_cohort, sampling=st.sampled_from(SAMPLINGS), round=st.integers(1, 100))
+def test_the_objective_changes_weights_and_not_who_is_drawn(drawn: tuple[list[int], int], sampling: str, round: int):
+    """A client's weight for `clients` is that for `examples` divided by its number of examples."""
+    sizes, size = drawn
+    by_examples, by_clients = (
+        sampling_of(sampling=sampling, objective=objective, clients_per_round=size).draw(sizes, EPOCHS, 3, round)
+        for objective in OBJECTIVES
+    )
+    assert by_examples.drawn == by_clients.drawn
+    for one, other in zip(by_examples.members, by_clients.members, strict=True):
+        assert other.weight == one.weight / sizes[one.client]
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_the_mean_over_a_cohort_estimates_the_mean_over_all_examples(sampling: str):
     """Averaged over rounds, Σ_k w_k x_k / Σ_k w_k is Σ_k (n_k / n) x_k: exactly with size, and nearly with the others,
@@ -82,6 +120,20 @@ def test_the_mean_over_a_cohort_estimates_the_mean_over_all_examples(sampling: s
             means.append(np.average(x[[m.client for m in members]], weights=[m.weight for m in members]))
     tolerance = 5 * np.std(means) / np.sqrt(len(means))
     assert np.mean(means) == pytest.approx(np.average(x, weights=sizes), abs=tolerance + (sampling != "size") * 0.25)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "poisson"])
+def test_the_mean_over_a_cohort_estimates_the_mean_over_all_clients(sampling: str):
+    """With equal weights it does so exactly: given its size, a cohort is any of this size, equally likely."""
+    sizes, x = np.array([10, 20, 30, 40, 100]), np.array([5.0, -1.0, 2.0, 8.0, 1.0])
+    settings = sampling_of(sampling=sampling, objective="clients", clients_per_round=3)
+    cohorts = [settings.draw(sizes, EPOCHS, 1, round).members for round in range(6000)]
+    means = [
+        np.average(x[[m.client for m in members]], weights=[m.weight for m in members])
+        for members in cohorts
+        if members
+    ]
+    assert np.mean(means) == pytest.approx(x.mean(), abs=5 * np.std(means) / np.sqrt(len(means)))
 
 
 def test_a_client_fails_with_the_probability_of_dropout():
@@ -136,6 +188,21 @@ def test_examples_processed_count_the_epochs_that_stragglers_did(folder: Path, t
 def test_with_sampling_by_size_a_client_drawn_twice_counts_twice(folder: Path, test: Path):
     for _, round in federate(folder, test, rounds=5, clients_per_round=5, sampling="size"):
         assert sum(member.weight for member in round.cohort.members) == 5
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_training_loss_of_a_round_is_the_mean_of_its_clients_weighted_as_their_updates_are(
+    sampling: str, objective: str, folder: Path, test: Path
+):
+    local = LocalTraining(epochs=1, batch_size=None, optimizer="sgd", lr=0.05)
+    setting: dict[str, Any] = {"sampling": sampling, "objective": objective, "clients_per_round": 5, "dropout": 0.3}
+    for _, round in federate(folder, test, rounds=3, model=Logistic(), local=local, **setting):
+        weights = {member.client: member.weight for member in round.cohort.members}
+        losses = {report.client: report.train_loss for report in round.clients}
+        assert set(weights) == set(losses)
+        expected = np.average([losses[client] for client in weights], weights=[*weights.values()]) if weights else None
+        assert round.row()["train_loss"] == (expected and pytest.approx(expected))
 
 
 @pytest.mark.parametrize("target", [0.3, 0.999])

@@ -41,9 +41,10 @@ from fedpipe.system.randomness import generator
 from fedpipe.training.arithmetic import Arithmetic
 from fedpipe.training.images import normalised
 from fedpipe.training.loop import GradientFunction, loss_and_gradients, train
-from tests.federations import MNIST, SIZES, client_of, federate, same, start_of, task_of, weights_of
+from tests.federations import MNIST, SIZES, client_of, federate, p_of, same, start_of, task_of, weights_of
 
 every = pytest.mark.parametrize("strategy", STRATEGIES)
+each_objective = pytest.mark.parametrize("objective", ["examples", "clients"])
 SGD = LocalTraining(epochs=2, batch_size=32, optimizer="sgd", lr=0.05)
 STATEFUL = [name for name, kind in STRATEGIES.items() if kind.has_client_state]
 SUMMED = {"scaffold": "control", "feddyn": "h"}  # what the server remembers of the sum of its clients' states
@@ -217,6 +218,10 @@ def test_a_count_of_clients_that_differ_is_averaged_and_rounded(folder: Path, te
     [(state, _)] = federate(folder, test, model=Normalised(), rounds=1, clients_per_round=5, local=local)
     mean = (100 * 4 + 40 * 2 + 250 * 8 + 60 * 2 + 150 * 5) / 600
     assert state.parameters["1.num_batches_tracked"].item() == round(mean) == 6
+    [(state, _)] = federate(
+        folder, test, model=Normalised(), rounds=1, clients_per_round=5, local=local, objective="clients"
+    )
+    assert state.parameters["1.num_batches_tracked"].item() == round((4 + 2 + 8 + 2 + 5) / 5) == 4
 
 
 # Federated optimisation transcribed: logistic regression, whose gradient anybody can write down, in float64
@@ -291,31 +296,36 @@ def cohort_of(round: Round) -> list[int]:
     return [report.client for report in round.clients]
 
 
-def test_fedavg_is_mcmahans_algorithm_1(folder: Path, test: Path, tmp_path: Path):
+@each_objective
+def test_fedavg_is_mcmahans_algorithm_1(objective: str, folder: Path, test: Path, tmp_path: Path):
     def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
         w = federation.start
         for round in rounds:
             models = [federation.client(k, round.number, w, lambda g, _: g, 2)[0] for k in cohort_of(round)]
-            w = np.average(models, axis=0, weights=weights_of(cohort_of(round)))
+            w = np.average(models, axis=0, weights=weights_of(cohort_of(round), objective))
             yield w
 
-    compare(folder, test, tmp_path, "fedavg", transcribed)
+    compare(folder, test, tmp_path, "fedavg", transcribed, objective=objective)
 
 
-def test_fedsgd_is_a_gradient_step_on_all_examples_of_the_cohort(folder: Path, test: Path, tmp_path: Path):
+@each_objective
+def test_fedsgd_is_a_gradient_step_on_all_examples_of_the_cohort(
+    objective: str, folder: Path, test: Path, tmp_path: Path
+):
     """McMahan et al. 2017, section 2; whatever federated.local says of epochs and batches."""
 
     def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
         w = federation.start
         for round in rounds:
             gradients = [federation.loss_and_gradient(w, k)[1] for k in cohort_of(round)]
-            w = w - 0.05 * np.average(gradients, axis=0, weights=weights_of(cohort_of(round)))
+            w = w - 0.05 * np.average(gradients, axis=0, weights=weights_of(cohort_of(round), objective))
             yield w
 
-    compare(folder, test, tmp_path, "fedsgd", transcribed)
+    compare(folder, test, tmp_path, "fedsgd", transcribed, objective=objective)
 
 
-def test_fedprox_is_lis_algorithm_2(folder: Path, test: Path, tmp_path: Path):
+@each_objective
+def test_fedprox_is_lis_algorithm_2(objective: str, folder: Path, test: Path, tmp_path: Path):
     def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
         w = federation.start
         for round in rounds:
@@ -323,13 +333,14 @@ def test_fedprox_is_lis_algorithm_2(folder: Path, test: Path, tmp_path: Path):
                 federation.client(k, round.number, w, lambda g, v, w=w: g + 0.7 * (v - w), 2)[0]
                 for k in cohort_of(round)
             ]
-            w = np.average(models, axis=0, weights=weights_of(cohort_of(round)))
+            w = np.average(models, axis=0, weights=weights_of(cohort_of(round), objective))
             yield w
 
-    compare(folder, test, tmp_path, "fedprox", transcribed, block={"mu": 0.7})
+    compare(folder, test, tmp_path, "fedprox", transcribed, objective=objective, block={"mu": 0.7})
 
 
-def test_scaffold_is_karimireddys_algorithm_1_with_option_ii(folder: Path, test: Path, tmp_path: Path):
+@each_objective
+def test_scaffold_is_karimireddys_algorithm_1_with_option_ii(objective: str, folder: Path, test: Path, tmp_path: Path):
     def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
         x, c, c_k = federation.start, np.zeros(7850), np.zeros((5, 7850))
         for round in rounds:
@@ -338,20 +349,21 @@ def test_scaffold_is_karimireddys_algorithm_1_with_option_ii(folder: Path, test:
                 y, K = federation.client(k, round.number, x, lambda g, _, k=k, c=c: g - c_k[k] + c, 2)
                 c_new = c_k[k] - c + (x - y) / (K * 0.05)
                 deltas.append(y - x)
-                changes += SIZES[k] / sum(SIZES) * (c_new - c_k[k])
+                changes += p_of(objective)[k] * (c_new - c_k[k])
                 c_k[k] = c_new
-            x = x + 1.5 * np.average(deltas, axis=0, weights=weights_of(cohort))
+            x = x + 1.5 * np.average(deltas, axis=0, weights=weights_of(cohort, objective))
             c = c + changes
             yield x
 
-    compare(folder, test, tmp_path, "scaffold", transcribed, block={"lr": 1.5})
+    compare(folder, test, tmp_path, "scaffold", transcribed, objective=objective, block={"lr": 1.5})
 
 
-def test_fednova_is_wangs_equation_8_with_stragglers(folder: Path, test: Path, tmp_path: Path):
+@each_objective
+def test_fednova_is_wangs_equation_8_with_stragglers(objective: str, folder: Path, test: Path, tmp_path: Path):
     def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
         w = federation.start
         for round in rounds:
-            n = weights_of(cohort_of(round))
+            n = weights_of(cohort_of(round), objective)
             directions, taus = [], []
             for report in round.clients:
                 model, tau = federation.client(report.client, round.number, w, lambda g, _: g, report.epochs)
@@ -361,10 +373,11 @@ def test_fednova_is_wangs_equation_8_with_stragglers(folder: Path, test: Path, t
             yield w
 
     local = LocalTraining(epochs=4, batch_size=32, optimizer="sgd", lr=0.05)
-    compare(folder, test, tmp_path, "fednova", transcribed, local=local, stragglers=0.5)
+    compare(folder, test, tmp_path, "fednova", transcribed, objective=objective, local=local, stragglers=0.5)
 
 
-def test_feddyn_is_acars_algorithm_1(folder: Path, test: Path, tmp_path: Path):
+@each_objective
+def test_feddyn_is_acars_algorithm_1(objective: str, folder: Path, test: Path, tmp_path: Path):
     def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
         theta, h, gradients = federation.start, np.zeros(7850), np.zeros((5, 7850))
         for round in rounds:
@@ -374,15 +387,16 @@ def test_feddyn_is_acars_algorithm_1(folder: Path, test: Path, tmp_path: Path):
                     k, round.number, theta, lambda g, v, k=k, t=theta: g - gradients[k] + 0.3 * (v - t), 2
                 )
                 gradients[k] -= 0.3 * (model - theta)
-                h = h - 0.3 * SIZES[k] / sum(SIZES) * (model - theta)
+                h = h - 0.3 * p_of(objective)[k] * (model - theta)
                 models.append(model)
-            theta = np.average(models, axis=0, weights=weights_of(cohort)) - h / 0.3
+            theta = np.average(models, axis=0, weights=weights_of(cohort, objective)) - h / 0.3
             yield theta
 
-    compare(folder, test, tmp_path, "feddyn", transcribed, block={"alpha": 0.3})
+    compare(folder, test, tmp_path, "feddyn", transcribed, objective=objective, block={"alpha": 0.3})
 
 
-def test_q_fedavg_is_lis_algorithm_2(folder: Path, test: Path, tmp_path: Path):
+@each_objective
+def test_q_fedavg_is_lis_algorithm_2(objective: str, folder: Path, test: Path, tmp_path: Path):
     def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
         w, q, L = federation.start, 2.0, 1 / 0.05
         for round in rounds:
@@ -391,12 +405,103 @@ def test_q_fedavg_is_lis_algorithm_2(folder: Path, test: Path, tmp_path: Path):
                 loss, _ = federation.loss_and_gradient(w, k)
                 model, _ = federation.client(k, round.number, w, lambda g, _: g, 2)
                 step = L * (w - model)
-                numerator += SIZES[k] * loss**q * step
-                denominator += SIZES[k] * (q * loss ** (q - 1) * step @ step + L * loss**q)
+                numerator += p_of(objective)[k] * loss**q * step
+                denominator += p_of(objective)[k] * (q * loss ** (q - 1) * step @ step + L * loss**q)
             w = w - numerator / denominator
             yield w
 
-    compare(folder, test, tmp_path, "q-fedavg", transcribed, block={"q": 2.0})
+    compare(folder, test, tmp_path, "q-fedavg", transcribed, objective=objective, block={"q": 2.0})
+
+
+@each_objective
+def test_one_full_step_of_everybody_is_gradient_descent_on_the_objective(objective: str, folder: Path, test: Path):
+    """FedAvg and FedSGD then are the same, w ← w - lr ∇F(w), with F = Σ_k (n_k / n) F_k or 1 / N Σ_k F_k."""
+    local = LocalTraining(epochs=1, batch_size=None, optimizer="sgd", lr=0.05)
+    federation = Transcription(folder, local)
+    for strategy in ("fedavg", "fedsgd"):
+        rounds = federate(
+            folder, test, strategy=strategy, model=Logistic(), local=local, clients_per_round=5, rounds=3,
+            objective=objective,
+        )  # fmt: skip
+        w = federation.start
+        for state, _ in rounds:
+            gradients = [federation.loss_and_gradient(w, k)[1] for k in range(5)]
+            gradient = np.mean(gradients, axis=0) if objective == "clients" else np.dot(SIZES, gradients) / sum(SIZES)
+            w = w - 0.05 * gradient
+            np.testing.assert_allclose(weights(state), w, atol=1e-5)
+    assert np.abs(w - federation.start).max() > 0.005
+
+
+@every
+def test_with_clients_of_one_size_both_objectives_are_the_same_to_the_last_bit(
+    strategy: str, sample: Dataset, test: Path, tmp_path: Path
+):
+    assignment = np.split(generator(2, "test").permutation(len(sample.train))[:500], 5)
+    store.write(tmp_path / "shards", sample.train.images, sample.train.labels, assignment, 10)
+    one, other = (
+        federate(
+            tmp_path / "shards",
+            test,
+            strategy=strategy,
+            objective=objective,
+            model=Logistic(),
+            local=SGD,
+            rounds=2,
+            states=tmp_path / objective,
+        )
+        for objective in ("examples", "clients")
+    )
+    for (a, first), (b, second) in zip(one, other, strict=True):
+        assert same(a.parameters, b.parameters)
+        assert same(a.strategy, b.strategy)
+        assert first.row() | {"train_loss": None} == second.row() | {"train_loss": None}
+        assert first.train_loss == pytest.approx(second.train_loss)  # a sum of floats
+
+
+# Clipping: of gradients, before a strategy adds anything to them
+
+CLIPPED = LocalTraining(epochs=2, batch_size=32, optimizer="sgd", lr=0.05, clip_norm=0.5)
+
+
+def clipped(g: np.ndarray) -> np.ndarray:
+    return g * min(1.0, 0.5 / np.linalg.norm(g))
+
+
+def test_fedproxs_pull_is_added_to_the_clipped_gradient(folder: Path, test: Path, tmp_path: Path):
+    def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
+        w = federation.start
+        for round in rounds:
+            models = [
+                federation.client(k, round.number, w, lambda g, v, w=w: clipped(g) + 3.0 * (v - w), 2)[0]
+                for k in cohort_of(round)
+            ]
+            w = np.average(models, axis=0, weights=weights_of(cohort_of(round)))
+            yield w
+
+    compare(folder, test, tmp_path, "fedprox", transcribed, block={"mu": 3.0}, local=CLIPPED)
+
+
+def test_scaffolds_controls_are_means_of_clipped_gradients_and_correct_them_whole(
+    folder: Path, test: Path, tmp_path: Path
+):
+    """So none is longer than the limit, and no corrected step than three times the limit."""
+
+    def transcribed(federation: Transcription, rounds: list[Round]) -> Iterator[np.ndarray]:
+        x, c, c_k = federation.start, np.zeros(7850), np.zeros((5, 7850))
+        for round in rounds:
+            deltas, changes, cohort = [], np.zeros(7850), cohort_of(round)
+            for k in cohort:
+                y, K = federation.client(k, round.number, x, lambda g, _, k=k, c=c: clipped(g) - c_k[k] + c, 2)
+                c_new = c_k[k] - c + (x - y) / (K * 0.05)
+                assert np.linalg.norm(c_new) <= 0.5 + 1e-6
+                deltas.append(y - x)
+                changes += p_of("examples")[k] * (c_new - c_k[k])
+                c_k[k] = c_new
+            x = x + np.average(deltas, axis=0, weights=weights_of(cohort))
+            c = c + changes
+            yield x
+
+    compare(folder, test, tmp_path, "scaffold", transcribed, local=CLIPPED)
 
 
 # The server's optimisers, transcribed: whatever the clients do, they see a series of mean updates
@@ -513,19 +618,20 @@ def test_scaffolds_first_round_is_fedavgs(folder: Path, test: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("strategy", SUMMED)
 @pytest.mark.parametrize("sampling", ["uniform", "size", "poisson"])
+@each_objective
 def test_the_servers_sum_is_that_of_the_clients_states(
-    strategy: str, sampling: str, folder: Path, test: Path, tmp_path: Path
+    strategy: str, sampling: str, objective: str, folder: Path, test: Path, tmp_path: Path
 ):
     """SCAFFOLD's c = Σ_k p_k c_k, FedDyn's h = Σ_k p_k λ_k, over all clients, with 0 for those that never took part."""
     setting: dict[str, Any] = {"strategy": strategy, "sampling": sampling, "dropout": 0.2, "rounds": 5, "local": SGD}
-    setting["model"] = Logistic()
+    setting |= {"model": Logistic(), "objective": objective}
     for rounds in range(1, 6):
         states = tmp_path / str(rounds)
         state, _ = federate(folder, test, states=states, stop=rounds, **setting)[-1]
         expected = np.zeros(7850)
         for client, round in state.last_rounds.items():
             [(_, vector)] = ClientStates(states).read(client, round)["strategy"].items()
-            expected += SIZES[client] / sum(SIZES) * vector.double().numpy()
+            expected += p_of(objective)[client] * vector.double().numpy()
         np.testing.assert_allclose(state.strategy[SUMMED[strategy]], expected, atol=1e-7)
 
 
@@ -543,24 +649,29 @@ def test_fedavgm_without_momentum_is_fedavg(folder: Path, test: Path, tmp_path: 
 @pytest.mark.parametrize(("strategy", "block", "optimal"), [
     ("fedavg", None, False), ("scaffold", None, True), ("feddyn", {"alpha": 3.0}, True)
 ])  # fmt: skip
+@each_objective
 def test_where_many_local_steps_end_on_clients_of_different_labels(
-    strategy: str, block: dict[str, Any] | None, optimal: bool, sample: Dataset, test: Path, tmp_path: Path
-):
-    """Full gradients, all clients, a strongly convex loss: FedAvg ends elsewhere than at the optimum of the whole;
+    strategy: str, block: dict[str, Any] | None, optimal: bool, objective: str, sample: Dataset, test: Path,
+    tmp_path: Path,
+):  # fmt: skip
+    """Full gradients, all clients, a strongly convex loss: FedAvg ends elsewhere than at the objective's optimum;
     SCAFFOLD and FedDyn end there. Karimireddy et al. 2020, theorem 3; Acar et al. 2021, theorem 1."""
     labels = sample.train.labels.numpy()
-    assignment = [np.flatnonzero(np.isin(labels, (k, k + 5)))[::10] for k in range(5)]
+    assignment = [np.flatnonzero(np.isin(labels, (k, k + 5)))[:: 6 + 3 * k] for k in range(5)]
     store.write(tmp_path / "shards", sample.train.images, sample.train.labels, assignment, 10)
     local = LocalTraining(epochs=20, batch_size=None, optimizer="sgd", lr=0.02, weight_decay=0.5)
     state = federate(
         tmp_path / "shards", test, strategy=strategy, block=block, model=Logistic(), clients_per_round=5, local=local,
-        rounds=80, evaluate_every=80, evaluate_clients=False, states=tmp_path,
+        rounds=80, evaluate_every=80, evaluate_clients=False, states=tmp_path, objective=objective,
     )[-1][0]  # fmt: skip
     federation, w = Transcription(tmp_path / "shards", local), weights(state)
-    sizes = [len(part) for part in assignment]
     gradients = [federation.loss_and_gradient(w, k)[1] for k in range(5)]
-    gradient = np.average(gradients, axis=0, weights=sizes) + 0.5 * w
+    sizes = [len(part) for part in assignment]
+    gradient, other = (np.average(gradients, axis=0, weights=p) + 0.5 * w for p in (sizes, np.ones(5)))
+    if objective == "clients":
+        gradient, other = other, gradient
     assert (np.linalg.norm(gradient) < 1e-3) == optimal
+    assert np.linalg.norm(other) > 1e-2  # the two objectives have different optima
 
 
 @pytest.mark.parametrize("told", [{"optimizer": "adam"}, {"optimizer": "sgd", "momentum": 0.9}])

@@ -71,7 +71,7 @@ class Client:
         accuracy_before = self._accuracy_on_held_out(store, k, network)
         local = self.settings.local.in_round(round).model_copy(update={"epochs": task.epochs})
         context = ClientContext(
-            round, k, task.data_fraction, strategy.local_training(local),
+            round, k, task.client_weight, strategy.local_training(local),
             start=vector_of(network) if home else broadcast.vector(layout.trained),
             received=broadcast.extra,
             start_loss=lambda: evaluate(self._network(parameters, "loss at the start"), images, labels, spec).loss,

@@ -32,7 +32,7 @@ class ClientContext:
 
     round: int  # 1, 2, ...
     client: int
-    data_fraction: float  # p_k = n_k / n, the client's part of all training examples
+    client_weight: float  # p_k, of the client's loss in the objective F(w) = Σ_k p_k F_k(w)
     training: LocalTraining  # as in this round
     start: Tensor  # the server's parameters, w_t
     received: State  # what the strategy sent besides the model

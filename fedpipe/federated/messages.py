@@ -54,7 +54,7 @@ class Task(Message):
     client: int
     epochs: int  # local epochs; fewer for a straggler
     weight: float  # of its update in the mean; those of a cohort sum to 1
-    data_fraction: float  # p_k = n_k / n, the client's part of all training examples
+    client_weight: float  # p_k, of its loss in the objective; those of all clients sum to 1
     last_round: int = 0  # the round whose client state it goes on from: its last update that counted; 0 for none
 
 

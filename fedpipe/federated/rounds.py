@@ -85,6 +85,11 @@ class Round(Record):
         return sum(client.examples for client in self.clients)
 
     @property
+    def train_loss(self) -> float | None:
+        """The mean of the clients' training losses, weighted as their updates are; None in a skipped round."""
+        return self._mean(lambda report: report.train_loss)
+
+    @property
     def examples_processed(self) -> int:
         """Likewise, each as often as it was trained on."""
         return sum(client.examples * client.epochs for client in self.clients)
@@ -95,10 +100,7 @@ class Round(Record):
 
         None in a skipped round.
         """
-        weights = {member.client: member.weight for member in self.cohort.members}
-        total = sum(weights[client.client] for client in self.clients)
-        norms = sum(weights[client.client] * client.update_norm for client in self.clients)
-        return None if self.skipped else norms / total
+        return self._mean(lambda report: report.update_norm)
 
     @property
     def update_cosine(self) -> float | None:
@@ -110,13 +112,20 @@ class Round(Record):
         """
         return self.aggregate_norm / self.update_norm if self.aggregate_norm is not None and self.update_norm else None
 
+    def _mean(self, value: Callable[[ClientReport], float]) -> float | None:
+        """Return the mean of a value over the clients, weighted as their updates are; None in a skipped round."""
+        if self.skipped:
+            return None
+        weights = {member.client: member.weight for member in self.cohort.members}
+        total = sum(weights[report.client] for report in self.clients)
+        return sum(weights[report.client] * value(report) for report in self.clients) / total
+
     def without_confusion(self) -> Self:
         """Return the round as a history keeps it: the tables need no more."""
         return replace(self, evaluations=self.evaluations.without_confusion())
 
     def row(self) -> dict[str, Any]:
         """Return the round's row of rounds.csv."""
-        losses = [client.examples * client.train_loss for client in self.clients]
         return {
             "round": self.number,
             "cohort": _numbers(self.cohort.drawn),
@@ -125,7 +134,7 @@ class Round(Record):
             "refused": _numbers(refusal.client for refusal in self.refusals),
             "skipped": int(self.skipped),
             "examples": self.examples,
-            "train_loss": None if self.skipped else sum(losses) / self.examples,
+            "train_loss": self.train_loss,
             **self.evaluations.row(),
             "update_norm": self.update_norm,
             "aggregate_norm": self.aggregate_norm,
@@ -170,7 +179,7 @@ def run_rounds(
         raise ParameterError(
             "federated.clients_per_round", f"{settings.clients_per_round} exceeds the {len(sizes)} clients"
         )
-    examples = int(sizes.sum())
+    client_weights = settings.client_weights(sizes)
     names = client.layout.shared
     dimension = sum(client.layout.lengths[name] for name in names)
 
@@ -180,7 +189,7 @@ def run_rounds(
         extra = strategy.broadcast(state.strategy, dimension)
         keep = torch.tensor(oldest() if oldest else state.round)
         broadcast = Broadcast(number, state.parameters, extra, keep)
-        tasks = _tasks(cohort, sizes, examples, state.last_rounds)
+        tasks = _tasks(cohort, client_weights, state.last_rounds)
         expected = [tasks[member.client] for member in cohort.members]
         arrived = _merged(aggregator, run_tasks(TrainAndSum(client), broadcast, expected), on_clients)
         if arrived.refusals and settings.on_bad_update == "stop":
@@ -203,15 +212,21 @@ def run_rounds(
         yield state, Round.of(number, cohort, arrived, aggregate, evaluations, bytes_down, *seconds)
 
 
-def _tasks(cohort: Cohort, sizes: np.ndarray, examples: int, last_rounds: Mapping[int, int]) -> dict[int, Task]:
-    """Return what is asked of each client of the cohort; the weights of those that are to answer sum to 1."""
+def _tasks(cohort: Cohort, client_weights: np.ndarray, last_rounds: Mapping[int, int]) -> dict[int, Task]:
+    """Return what is asked of each client of the cohort; the weights of those that are to answer sum to 1.
+
+    Args:
+        cohort: of the round.
+        client_weights: (clients,) of all clients in the objective, p_k.
+        last_rounds: client: the round of its last update that counted.
+    """
     total = sum(member.weight for member in cohort.members) or 1.0
     return {
         member.client: Task(
             member.client,
             member.epochs,
             weight=member.weight / total,
-            data_fraction=int(sizes[member.client]) / examples,
+            client_weight=float(client_weights[member.client]),
             last_round=last_rounds.get(member.client, 0),
         )
         for member in cohort.invited

@@ -19,7 +19,7 @@ class Member(Record):
     """A client of a cohort."""
 
     client: int
-    weight: float  # of its update in the mean, relative to the others'
+    weight: float  # of its update in the mean, relative to those of the cohort's other clients
     epochs: int  # local epochs
     fails: bool = False  # it is sent the model and returns no update
 
@@ -57,6 +57,12 @@ class Sampling(Section):
         description="uniform draws different clients, each equally likely. size draws with replacement, large clients "
         "more often. poisson draws each client independently, so that the cohort has this size on average.",
     )
+    objective: Literal["examples", "clients"] = Field(
+        default="examples",
+        description="What training minimises. examples: the mean loss over all examples, Σ_k (n_k / n) F_k, so that a "
+        "client counts by how many it has. clients: the mean of the clients' losses, 1 / N Σ_k F_k, so that each "
+        "counts the same. It decides the weights wherever a strategy averages or adds up clients; papers differ in it.",
+    )
     dropout: Probability = Field(
         default=0.0,
         description="Probability that a client of the cohort drops out: it is sent the model and returns no update.",
@@ -71,13 +77,15 @@ class Sampling(Section):
     def draw(self, sizes: np.ndarray | Sequence[int], epochs: int, seed: int, round: int) -> Cohort:
         """Draw the cohort of a round.
 
-        Sampling, and the weight of an update, so that the mean estimates Σ_k (n_k / n) Δ_k over the whole population:
+        An update weighs p_k, the client's weight in the objective, divided by how likely a draw is to give this client,
+        times how often it was drawn. So the weighted mean over the cohort estimates Σ_k p_k Δ_k over all clients:
 
-        - uniform: clients_per_round different clients, each equally likely; weight n_k (McMahan et al. 2017).
-        - size: clients_per_round draws with replacement, client k with probability n_k / n; the weight is how often it
-          was drawn (Li et al. 2020, arXiv:1907.02189, scheme I). It trains once.
-        - poisson: each client independently, with probability clients_per_round / clients; weight n_k. The cohort's
-          size varies, and may be 0.
+        - uniform: clients_per_round different clients, each equally likely (McMahan et al. 2017, arXiv:1602.05629).
+          Weights are n_k for the objective `examples`, 1 for `clients`.
+        - size: clients_per_round draws with replacement, client k with probability n_k / n; it trains once. Weights are
+          how often it was drawn (Li et al. 2020, arXiv:1907.02189, scheme I), for `clients` divided by n_k.
+        - poisson: each client independently, with probability clients_per_round / clients; weights as for uniform. The
+          cohort's size varies, and may be 0.
 
         A client of the cohort fails with probability `dropout`; with probability `stragglers` it trains only 1 to
         epochs - 1 epochs, each number equally likely (compare Li et al. 2020, arXiv:1812.06127, section 5.2).
@@ -88,8 +96,17 @@ class Sampling(Section):
             seed: the experiment's.
             round: 1, 2, ...
         """
-        drawn = self._weights(np.asarray(sizes), generator(seed, "cohort", round=round))
+        drawn = self._drawn(np.asarray(sizes), generator(seed, "cohort", round=round))
         return Cohort(tuple(self._members(drawn, epochs, seed, round)))
+
+    def client_weights(self, sizes: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Return the weight of each client's loss in the objective, p_k: (clients,) float64, sum 1.
+
+        Args:
+            sizes: (clients,) the numbers of training examples, n_k.
+        """
+        relative = self._relative_weights(np.asarray(sizes))
+        return relative / relative.sum()
 
     def _members(self, weights: dict[int, float], epochs: int, seed: int, round: int) -> Iterator[Member]:
         def chance(purpose: str, client: int) -> np.random.Generator:
@@ -104,13 +121,20 @@ class Sampling(Section):
                     done = int(straggler.integers(1, epochs))
             yield Member(client, weight, done, fails)
 
-    def _weights(self, sizes: np.ndarray, rng: np.random.Generator) -> dict[int, float]:
-        """Draw the clients, ascending, and give their weights."""
+    def _relative_weights(self, sizes: np.ndarray) -> np.ndarray:
+        """Return numbers in the proportions of p_k: whole ones, whose sums are exact."""
+        return sizes.astype(float) if self.objective == "examples" else np.ones(len(sizes))
+
+    def _drawn(self, sizes: np.ndarray, rng: np.random.Generator) -> dict[int, float]:
+        """Draw the clients, ascending, and give the weights of their updates."""
+        weights = self._relative_weights(sizes)
         if self.sampling == "size":
             times = rng.multinomial(self.clients_per_round, sizes / sizes.sum())
-            return {int(client): float(times[client]) for client in np.flatnonzero(times)}
+            return {
+                int(client): float(times[client] * weights[client] / sizes[client]) for client in np.flatnonzero(times)
+            }
         if self.sampling == "poisson":
             drawn = np.flatnonzero(rng.random(len(sizes)) < self.clients_per_round / len(sizes))
         else:
             drawn = np.sort(rng.choice(len(sizes), self.clients_per_round, replace=False))
-        return {int(client): float(sizes[client]) for client in drawn}
+        return {int(client): float(weights[client]) for client in drawn}

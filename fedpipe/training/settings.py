@@ -24,8 +24,8 @@ class Training(Section):
     )
     clip_norm: PositiveFloat | None = Field(
         default=None,
-        description="A batch's gradient is scaled down if its L2 norm exceeds this, before any strategy corrects it; "
-        "null sets no limit.",
+        description="A batch's gradient is scaled down if its L2 norm exceeds this; null sets no limit. What a "
+        "strategy adds to it, such as scaffold's correction or fedprox's pull, is added afterwards, whole.",
     )
 
     @model_validator(mode="after")

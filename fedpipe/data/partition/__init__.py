@@ -9,6 +9,7 @@ from fedpipe.data.partition.classes import Classes
 from fedpipe.data.partition.dirichlet import Dirichlet
 from fedpipe.data.partition.feature import Feature
 from fedpipe.data.partition.iid import IID
+from fedpipe.data.partition.inner_dirichlet import InnerDirichlet
 from fedpipe.data.partition.natural import Natural
 from fedpipe.data.partition.quantity import Quantity
 from fedpipe.data.partition.shards import LabelShards
@@ -18,6 +19,7 @@ PARTITIONERS: dict[str, type[Partitioner]] = {
     "shards": LabelShards,
     "classes": Classes,
     "dirichlet": Dirichlet,
+    "inner-dirichlet": InnerDirichlet,
     "natural": Natural,
 }
 JOINED: dict[str, type[Section]] = {  # what a scheme may join to a partitioner with +

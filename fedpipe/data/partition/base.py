@@ -8,6 +8,8 @@ import numpy as np
 from fedpipe.config.section import Section
 from fedpipe.system.errors import ParameterError
 
+ATTEMPTS = 100  # draws of a partition before it is given up
+
 
 class Partitioner(Section):
     """Divide labelled examples among clients. The fields are the partitioner's parameters."""
@@ -48,6 +50,34 @@ def check_enough(parameter: str, each: int, clients: int, examples: int) -> None
         raise ParameterError(
             f"partition.{parameter}", f"{each} for each of {clients} clients exceeds the {examples} training examples"
         )
+
+
+def dirichlet(concentration: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw shares from a Dirichlet distribution.
+
+    Args:
+        concentration: (..., pieces) float, more than 0.
+        rng: draws.
+
+    Returns:
+        (..., pieces) float; the shares of each draw sum to 1.
+    """
+    logs = log_dirichlet(concentration, rng)
+    shares = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+def log_dirichlet(concentration: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw from a Dirichlet distribution as `dirichlet` does, and return logarithms of multiples of the shares.
+
+    So they are finite where shares are too small for a float. A share is a gamma variate divided by the sum of all;
+    log Gamma(a) is drawn as log Gamma(a + 1) + log(U) / a.
+
+    References:
+        Marsaglia & Tsang 2000, "A simple method for generating gamma variables", section 6.
+    """
+    concentration = np.maximum(concentration, 1e-300)  # below, log(U) / a may not be finite
+    return np.log(rng.standard_gamma(concentration + 1)) + np.log1p(-rng.random(concentration.shape)) / concentration
 
 
 def cut(order: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:

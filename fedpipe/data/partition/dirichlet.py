@@ -4,10 +4,8 @@ import numpy as np
 from pydantic import Field
 
 from fedpipe.config.section import PositiveFloat, PositiveInt
-from fedpipe.data.partition.base import Partitioner, check_enough, cut, lengths
+from fedpipe.data.partition.base import ATTEMPTS, Partitioner, check_enough, cut, dirichlet, lengths
 from fedpipe.system.errors import ParameterError
-
-ATTEMPTS = 100
 
 
 class Dirichlet(Partitioner):
@@ -18,7 +16,8 @@ class Dirichlet(Partitioner):
     alpha, clients hold few classes, and their sizes differ too.
 
     References:
-        Yurochkin et al. 2019, arXiv:1905.12022, section 4; as label skew Hsu et al. 2019, arXiv:1909.06335.
+        Yurochkin et al. 2019, arXiv:1905.12022, section 4; Li et al. 2022, arXiv:2102.02079 (NIID-Bench),
+        "distribution-based label imbalance".
     """
 
     alpha: PositiveFloat = Field(
@@ -43,7 +42,7 @@ class Dirichlet(Partitioner):
         counts = np.array([len(examples) for examples in by_class])
         smallest = 0
         for _ in range(ATTEMPTS):
-            shares = np.stack([_dirichlet(self.alpha * clients * weights, rng) for _ in by_class])  # (classes, clients)
+            shares = np.stack([dirichlet(self.alpha * clients * weights, rng) for _ in by_class])  # (classes, clients)
             smallest = int(lengths(shares, counts).sum(axis=0).min())
             if smallest >= self.min_examples:
                 pieces = [cut(examples, share) for examples, share in zip(by_class, shares, strict=True)]
@@ -53,16 +52,3 @@ class Dirichlet(Partitioner):
             f"in {ATTEMPTS} draws some client always had fewer than min_examples = {self.min_examples} examples "
             f"({smallest} in the last); a larger alpha, a smaller min_examples or fewer partition.clients would do",
         )
-
-
-def _dirichlet(concentration: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw from Dir(concentration): gamma variates, each divided by their sum, in logarithms to avoid underflow.
-
-    log Gamma(a) is drawn as log Gamma(a + 1) + log(U) / a.
-
-    References:
-        Marsaglia & Tsang 2000, "A simple method for generating gamma variables", section 6.
-    """
-    logs = np.log(rng.standard_gamma(concentration + 1)) + np.log1p(-rng.random(len(concentration))) / concentration
-    shares = np.exp(logs - logs.max())
-    return shares / shares.sum()

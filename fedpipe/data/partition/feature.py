@@ -1,5 +1,7 @@
 """Feature skew: images that look different from client to client. Labels stay as they are."""
 
+import math
+
 import numpy as np
 import torch
 from pydantic import Field
@@ -13,7 +15,8 @@ class Feature(Section):
     """Rotate each client's images, add noise and change their contrast, by amounts that differ between clients.
 
     References:
-        Compare Li et al. 2022, arXiv:2102.02079, section 3.2, and Hsieh et al. 2020, arXiv:1910.00189.
+        Li et al. 2022, arXiv:2102.02079 (NIID-Bench), "noise-based feature imbalance" (increasing_noise); compare Hsieh
+        et al. 2020, arXiv:1910.00189.
     """
 
     rotation: float = Field(
@@ -31,6 +34,14 @@ class Feature(Section):
             "where black is 0 and white is 1."
         ),
     )
+    increasing_noise: NonNegativeFloat = Field(
+        default=0.0,
+        description=(
+            "Gaussian noise is added that increases from client to client: client i of N, counted from 1, gets noise "
+            "of the variance increasing_noise * i / N besides. It is the sigma of NIID-Bench's noise skew, which is "
+            "this alone."
+        ),
+    )
     contrast: float = Field(
         default=0.5,
         ge=0,
@@ -41,12 +52,13 @@ class Feature(Section):
         ),
     )
 
-    def apply(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+    def apply(self, images: Tensor, rng: np.random.Generator, place: float) -> Tensor:
         """Return one client's images as they appear to that client.
 
         Args:
             images: (n, height, width, channels) uint8, grey or red, green and blue.
             rng: the generator of the client's angle, noise and contrast.
+            place: the client's number, counted from 1, divided by that of all: more than 0, at most 1.
 
         Raises:
             ParameterError: the images have other channels.
@@ -57,6 +69,7 @@ class Feature(Section):
         if images.shape[3] not in (1, 3):
             raise ParameterError("partition.scheme", f"feature: images have {images.shape[3]} channels, and not 1 or 3")
         angle, deviation = rng.uniform(-self.rotation, self.rotation), rng.uniform(0, self.noise)
+        deviation = math.hypot(deviation, math.sqrt(self.increasing_noise * place))  # of both noises' sum
         factor = rng.uniform(1 - self.contrast, 1 + self.contrast)
         changed = images.permute(0, 3, 1, 2).contiguous().float() / 255  # (n, channels, height, width)
         changed = transform.rotate(changed, angle, InterpolationMode.BILINEAR)

@@ -5,18 +5,20 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from fedpipe.config.section import NonNegativeFloat, PositiveInt, Section
-from fedpipe.data.partition.base import check_enough
+from fedpipe.config.section import NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from fedpipe.data.partition.base import check_enough, log_dirichlet
 
 
 class Quantity(Section):
     """Make the clients' numbers of examples unequal.
 
     References:
-        Li et al. 2020, arXiv:1812.06127, section 5.1 (power law); Caldas et al. 2018, arXiv:1812.01097.
+        Li et al. 2020, arXiv:1812.06127, section 5.1 (power law); Li et al. 2022, arXiv:2102.02079 (NIID-Bench),
+        "quantity skew" (dirichlet; there, sizes are drawn again until the smallest is 10); Caldas et al. 2018,
+        arXiv:1812.01097.
     """
 
-    law: Literal["lognormal", "power-law"] = Field(
+    law: Literal["lognormal", "power-law", "dirichlet"] = Field(
         default="lognormal", description="The clients' sizes follow this distribution."
     )
     sigma: NonNegativeFloat = Field(
@@ -29,8 +31,15 @@ class Quantity(Section):
     exponent: NonNegativeFloat = Field(
         default=1.0,
         description=(
-            "Under the power law, the size of client k = 0, 1, ... is proportional to (k + 1) ** -exponent, so that "
-            "the first is the largest."
+            "Under the power law, the sizes are proportional to k ** -exponent with k = 1, 2, ...; which client has "
+            "which is drawn at random."
+        ),
+    )
+    beta: PositiveFloat = Field(
+        default=0.5,
+        description=(
+            "Under the dirichlet law, the sizes are proportional to shares drawn from Dir(beta, ..., beta): the "
+            "smaller beta, the more they differ."
         ),
     )
     min_examples: PositiveInt = Field(
@@ -51,7 +60,9 @@ class Quantity(Section):
         least = self.min_examples / examples
         if self.law == "lognormal":
             logs = self.sigma * rng.standard_normal(clients)
+        elif self.law == "power-law":
+            logs = rng.permutation(-self.exponent * np.log(np.arange(1, clients + 1)))
         else:
-            logs = -self.exponent * np.log(np.arange(1, clients + 1))
+            logs = log_dirichlet(np.full(clients, self.beta), rng)
         sizes = np.exp(logs - logs.max())
         return least + (1 - clients * least) * sizes / sizes.sum()

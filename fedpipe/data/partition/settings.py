@@ -158,7 +158,7 @@ class Partition(Section):
         """Return images (n, height, width, channels) uint8 as a client sees them: unchanged without feature skew."""
         if self.feature_skew is None:
             return images
-        return self.feature_skew.apply(images, generator(seed, "feature", client=client))
+        return self.feature_skew.apply(images, generator(seed, "feature", client=client), (client + 1) / self.clients)
 
     def _weights(self, examples: int, seed: int) -> np.ndarray:
         """Return each client's fraction (clients,) of all examples."""

@@ -23,8 +23,9 @@ class Strategy(Section):
     `gradients` and, after training, `on_client` on each client; `on_arrival` where updates are added up; and
     `server_update`.
 
-    All strategies minimise F(w) = Σ_k p_k F_k(w), where p_k is the client's part of all training examples. Papers that
-    write p_k = 1/K for it are met exactly by clients of equal size.
+    All strategies minimise F(w) = Σ_k p_k F_k(w). `federated.objective` says what the p_k are: n_k / n, the client's
+    part of all training examples, or 1 / N for each of N clients. The mean update is weighted accordingly, and what a
+    strategy adds up by itself takes p_k from `ClientContext.client_weight` or `Task.client_weight`.
     """
 
     has_client_state: ClassVar[bool] = False  # whether clients remember anything from round to round

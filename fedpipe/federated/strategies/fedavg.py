@@ -7,7 +7,7 @@ from fedpipe.federated.strategies.base import Strategy
 
 
 class FedAvg(Strategy):
-    """w ← w + Σ_k (n_k / n) Δ_k, which is the weighted mean of the cohort's models.
+    """w ← w + Δ with the weighted mean Δ of the cohort's Δ_k: the weighted mean of the cohort's models.
 
     Clients send Δ_k, their model less the server's. McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
     """

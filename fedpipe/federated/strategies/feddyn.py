@@ -35,7 +35,7 @@ class FedDyn(Strategy):
         return update
 
     def on_arrival(self, update: Update, task: Task) -> Update:
-        return replace(update, sums={"h": update.delta * (-self.alpha * task.data_fraction)})
+        return replace(update, sums={"h": update.delta * (-self.alpha * task.client_weight)})
 
     def server_update(self, weights: Tensor, aggregate: Aggregate, state: State) -> tuple[Tensor, State]:
         h = state.get("h", torch.zeros(())) + aggregate.sums["h"]

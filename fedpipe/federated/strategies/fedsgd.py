@@ -5,7 +5,7 @@ from fedpipe.federated.strategies.fedavg import FedAvg
 
 
 class FedSGD(FedAvg):
-    """w ← w - lr Σ_k (n_k / n) ∇F_k(w), where ∇F_k is of all the client's examples.
+    """w ← w - lr Σ_k p_k ∇F_k(w), where ∇F_k is of all the client's examples.
 
     Of `federated.local` only the learning rate, its decay, weight decay and clipping count. Clients send
     -lr ∇F_k(w). McMahan et al. 2017, arXiv:1602.05629, section 2.

@@ -36,7 +36,7 @@ class Scaffold(Strategy):
         assert result.mean_gradient is not None, "it is observed"
         change = result.mean_gradient - context.remembered("control")
         context.state["control"] = result.mean_gradient  # c_k
-        return replace(update, sums={"control": change * context.data_fraction})
+        return replace(update, sums={"control": change * context.client_weight})
 
     def server_update(self, weights: Tensor, aggregate: Aggregate, state: State) -> tuple[Tensor, State]:
         control = state.get("control", torch.zeros(())) + aggregate.sums["control"]
