@@ -1,10 +1,10 @@
 """Every client alone: the model of federated training, trained on one client's own examples and no others.
 
-What a client gains from federation is the difference. So that it is not a matter of effort, a client alone trains for as
-many examples as federated training gives a client on average, by the same optimiser with the same settings.
+What a client gains from federation is the difference. So that it is not a matter of effort, a client alone trains for
+as many examples as federated training gives a client on average, by the same optimiser with the same settings.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -323,16 +323,13 @@ def train_on(
     """
     whole, part = divmod(budget, len(labels))
     optimizer = OPTIMIZERS[settings.optimizer](list(network.parameters()), settings)
-    loss = float("nan")
 
-    def go_on(images: Tensor, labels: Tensor, epochs: int) -> None:
-        nonlocal loss
+    def losses_of(images: Tensor, labels: Tensor, epochs: int) -> Iterator[float]:
         passes = settings.model_copy(update={"epochs": epochs})
-        for loss in train(network, images, labels, spec, passes, rng, arithmetic, optimizer=optimizer):
-            pass
+        return train(network, images, labels, spec, passes, rng, arithmetic, optimizer=optimizer)
 
-    go_on(images, labels, whole)
+    losses = [*losses_of(images, labels, whole)]
     if part:
         some = torch.from_numpy(rng.permutation(len(labels))[:part]).to(labels.device)
-        go_on(images[some], labels[some], 1)
-    return loss
+        losses += losses_of(images[some], labels[some], 1)
+    return losses[-1]
