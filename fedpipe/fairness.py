@@ -1,6 +1,7 @@
 """How well each client is served, and how evenly: figures from accuracies and label counts alone."""
 
 import math
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,11 @@ def spread(values: np.ndarray) -> dict[str, float]:
     """
     worst = np.sort(values)[: math.ceil(len(values) / 10)]
     return {
-        "mean": float(values.mean()),
+        "mean": fmean(values),
         "median": float(np.median(values)),
-        "worst_tenth": float(worst.mean()),
-        "std": float(values.std()),
-        "gini": gini(values) if values.any() else 0.0,
+        "worst_tenth": fmean(worst),
+        "std": math.sqrt(fmean((values - fmean(values)) ** 2)),
+        "gini": max(0.0, gini(values)) if values.any() else 0.0,  # rounding may go below 0
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -143,12 +144,12 @@ class Result(datasets.OnDataset):
     @property
     def accuracy(self) -> float:
         """The mean of their test accuracies, fractions."""
-        return float(np.mean([client.test_accuracy for client in self.clients]))
+        return fmean(client.test_accuracy for client in self.clients)
 
     @property
     def loss(self) -> float:
         """The mean of their test losses."""
-        return float(np.mean([client.test_loss for client in self.clients]))
+        return fmean(client.test_loss for client in self.clients)
 
     @property
     def examples_processed(self) -> int:

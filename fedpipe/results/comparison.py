@@ -157,15 +157,12 @@ def as_metrics(table: pd.DataFrame, gains: Mapping[str, float | None]) -> dict[s
             **gains,
             "federated_loss": federated["test_loss"],
             "centralised_loss": centralised["test_loss"],
-            "local_loss": local["test_loss"],
             "federated_examples": federated["examples_processed"],
             "centralised_examples": centralised["examples_processed"],
-            "local_examples": local["examples_processed"],
             "rounds_to_target": _or_none(federated["steps_to_target"]),
             "epochs_to_target": _or_none(centralised["steps_to_target"]),
             "federated_diverged": federated["diverged"],
             "centralised_diverged": centralised["diverged"],
-            "local_diverged": local["diverged"],
         }
     }
 
