@@ -15,6 +15,7 @@ from fedpipe.data import datasets
 from fedpipe.data.store import MANIFEST, open_store
 from fedpipe.engines import Compute
 from fedpipe.federated.client import Client
+from fedpipe.federated.holdout import EvaluateHoldouts, HoldoutReport
 from fedpipe.federated.rounds import OnClients, Round, run_rounds
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.state import ServerState
@@ -222,3 +223,32 @@ def iterate(
         evaluator = Evaluator(on("test", description.test_examples), on("validation", held_back) if held_back else None)
         state = state or ServerState(0, initial_parameters(architecture, experiment.seed))
         yield from run_rounds(state, client, store.sizes, run_tasks, evaluator, oldest=oldest, on_clients=on_clients)
+
+
+def evaluate_holdouts(experiment: Experiment, data: FederatedData, parameters: Parameters) -> list[HoldoutReport]:
+    """Evaluate a model on what each client of the population holds out, and return a report for each, ascending.
+
+    It is the server's model, without what a client may keep of its own, such as FedBN's normalisation. Each client
+    evaluates it on its own examples, where clients run. If the experiment says that clients do not evaluate, none does.
+
+    Args:
+        experiment: its parameters.
+        data: its data.
+        parameters: of the model.
+
+    Raises:
+        UserError: as `run`.
+    """
+    description = datasets.describe(data.dataset / "dataset.json")
+    store = open_store(data.clients.resolve())
+    sizes = [store.held_out_size(client) for client in range(len(store))]
+    reports = {client: HoldoutReport(client, size, None, None) for client, size in enumerate(sizes)}
+    tested = [client for client, size in enumerate(sizes) if size and experiment.federated.evaluate_clients]
+    if tested:
+        job = EvaluateHoldouts(
+            experiment.model.model.on(description.spec), data.clients.resolve(), experiment.compute
+        )  # fmt: skip
+        with experiment.compute.start() as run_tasks:
+            for some in run_tasks(job, parameters, tested):
+                reports.update({report.client: report for report in some})
+    return list(reports.values())

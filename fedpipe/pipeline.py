@@ -18,6 +18,7 @@ from fedpipe.data.partition.settings import Partition
 from fedpipe.data.sources import Download
 from fedpipe.engines import Compute
 from fedpipe.federated.settings import Federated
+from fedpipe.local import Local, LocalExperiment
 from fedpipe.models.parameters import skeleton
 from fedpipe.models.settings import ModelChoice
 from fedpipe.results.comparison import Compare
@@ -42,9 +43,10 @@ class Pipeline(Section):
     seed: Seed = 42
     download: Download = Field(default=Download(), description="The data set.")
     partition: Partition = Field(default=Partition(), description="How the training set is divided among clients.")
-    model: ModelChoice = Field(default=ModelChoice(), description="The network that both trainings train.")
+    model: ModelChoice = Field(default=ModelChoice(), description="The network that all trainings train.")
     federated: Federated = Field(default=Federated(), description="Federated training.")
     baseline: Baseline = Field(default=Baseline(), description="Centralised training on the whole training set.")
+    local: Local = Field(default=Local(), description="Every client alone, on its own examples.")
     compare: Compare = Field(default=Compare(), description="The comparison of the results.")
     compute: Compute = Field(default=Compute(), description="How and where the trainings are computed.")
 
@@ -74,11 +76,15 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     in_use, federated, partition = pipeline.in_use(), pipeline.federated, pipeline.partition
     training = {"seed": in_use["seed"], "model": in_use["model"]}
     compute = {name: in_use["compute"][name] for name in ("device", "precision")}  # the others change no result
+    alone = LocalExperiment(
+        seed=pipeline.seed, model=pipeline.model, federated=federated, local=pipeline.local, compute=pipeline.compute
+    )
     parameters: dict[str, dict[str, Any]] = {
         "download": {"download": in_use["download"]},
         "partition": {"seed": in_use["seed"], "partition": in_use["partition"]},
         "federated": {**training, "federated": in_use["federated"], "compute": compute},
         "baseline": {**training, "baseline": in_use["baseline"], "compute": compute},
+        "local": {**alone.in_use(), "compute": compute},
         "compare": {"compare": in_use["compare"]},
     }
     model = pipeline.model.model
@@ -86,6 +92,7 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
         "partition": [partition.partitioner, partition.quantity_skew, partition.feature_skew],
         "federated": [model, federated.algorithm, federated.aggregator, *federated.chain.transforms.values()],
         "baseline": [model],
+        "local": [model],
     }
     return {
         stage: {

@@ -1,17 +1,21 @@
-"""Put federated and centralised results side by side: metrics, tables and pictures."""
+"""Put federated, centralised and local results side by side: metrics, tables and pictures."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from fedpipe.config.file import read, run_stage
-from fedpipe.results import comparison, figures
+from fedpipe.results import comparison, figures, gains
 from fedpipe.results.comparison import Compare
 from fedpipe.system import console, files
 
 REPORTS = Path("reports")
 SHARDS = Path("data/shards")
-TRAININGS = {comparison.FEDERATED: "federated", comparison.CENTRALISED: "baseline"}  # the methods' stages
+TRAININGS = {  # the methods' stages
+    comparison.FEDERATED: "federated",
+    comparison.CENTRALISED: "baseline",
+    comparison.LOCAL: "local",
+}
 
 
 def main() -> None:
@@ -26,33 +30,43 @@ def main() -> None:
     epochs = comparison.read_table(REPORTS / "baseline/epochs.csv", "baseline", "epoch", *columns)
     columns = "dataset", "method", "actual", "predicted", "examples"
     confusion = pd.concat(
-        comparison.read_table(REPORTS / stage / "confusion.csv", stage, *columns) for stage in TRAININGS.values()
+        comparison.read_table(REPORTS / stage / "confusion.csv", stage, *columns) for stage in ("federated", "baseline")
     )
-    manifest = comparison.read_table(SHARDS / "manifest.csv", "partition", "client", "label_0")
+    manifest = comparison.read_table(SHARDS / "manifest.csv", "partition", "client", "examples", "held_out", "label_0")
+    holdout = comparison.read_table(REPORTS / "federated/holdout.csv", "federated", "client", "accuracy")
+    columns = "dataset", "client", *(f"{measure}_accuracy" for measure in gains.MEASURES)
+    alone = comparison.read_table(REPORTS / "local/clients.csv", "local", *columns)
+    local = metrics[comparison.LOCAL]
 
-    curves = comparison.learning_curves(rounds, epochs)
+    curves = comparison.learning_curves(rounds, epochs, local)
     classes = comparison.class_accuracies(confusion)
     labels = comparison.label_counts(manifest, dataset)
     diverged = [method for method, of_method in metrics.items() if of_method["diverged"]]
     table = comparison.compare(curves, settings, diverged)
+    clients = gains.clients(manifest, classes, metrics[comparison.FEDERATED]["accuracy"], holdout, alone)
+    spreads = gains.gains(clients)
 
-    files.write_json(REPORTS / "comparison.json", comparison.as_metrics(table))
-    files.write_text(REPORTS / "comparison.md", comparison.as_markdown(table, settings))
+    files.write_json(REPORTS / "comparison.json", comparison.as_metrics(table, gains.headline(clients)))
+    text = f"{comparison.as_markdown(table, settings, local)}\n{gains.as_markdown(spreads, len(manifest))}"
+    files.write_text(REPORTS / "comparison.md", text)
     for name, frame in {
         "comparison": table,
         "learning_curves": curves,
         "class_accuracy": classes,
         "label_counts": labels,
+        "clients": clients,
+        "gains": spreads,
     }.items():
         files.write_text(REPORTS / f"{name}.csv", frame.to_csv(index=False))
 
-    shown, clients = len(labels["client"].unique()), len(manifest)
-    excerpt = f" ({shown} of {clients:,} clients)" if shown < clients else ""
+    shown, population = len(labels["client"].unique()), len(manifest)
+    excerpt = f" ({shown} of {population:,} clients)" if shown < population else ""
     for name, title, frame in (
         ("learning_curves", "Accuracy over what it cost", curves),
         ("confusion_counts", "Test images by actual and predicted label", confusion),
         ("class_accuracy", "Test accuracy by label", classes),
         ("label_counts", f"Training examples by client and label{excerpt}", labels),
+        ("clients", "Each client's accuracy on data like its own: federated, and alone", clients),
     ):
         figures.draw(name, title, frame, REPORTS / "figures" / f"{name}.png")
     console.say((REPORTS / "comparison.md").read_text(encoding="utf-8"))

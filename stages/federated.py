@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fedpipe.config.file import read, run_stage
-from fedpipe.experiment import Experiment, FederatedData, Result, run
+from fedpipe.experiment import Experiment, FederatedData, Result, evaluate_holdouts, run
 from fedpipe.federated.rounds import CLIENT_COLUMNS, REMEDY, Round
 from fedpipe.federated.settings import Federated
 from fedpipe.serving import trained
@@ -34,8 +34,10 @@ def main() -> None:
         trained.write(MODEL, result.state.parameters, experiment, result.data)
         files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=result.dataset)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
+        holdouts = evaluate_holdouts(experiment, DATA, result.state.parameters)
+        files.write_table(REPORTS / "holdout.csv", map(vars, holdouts), dataset=result.dataset)
         write_so_far(result)
-        files.write_sums(REPORTS, "rounds.csv", "clients.csv", "confusion.csv", "metrics.json")
+        files.write_sums(REPORTS, "rounds.csv", "clients.csv", "confusion.csv", "holdout.csv", "metrics.json")
         write_provenance("federated", experiment.compute.torch_device())
 
     with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:

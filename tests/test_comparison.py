@@ -42,17 +42,25 @@ CONFUSION = pd.DataFrame(
     ]
 )
 MANIFEST = pd.DataFrame({"client": [0, 1], "examples": [3, 4], "label_0": [1, 4], "label_1": [2, 0], "sha256": "x"})
+LOCAL = {
+    "dataset": "MNIST", "accuracy": 0.7, "loss": 2.5, "diverged": False, "clients": 2, "clients_diverged": 0,
+    "epochs": 12.5, "examples_processed": 290,
+}  # fmt: skip
 SETTINGS = Compare(target_accuracy=0.985)
+GAINS = {"clients_gaining": 0.5, "mean_gain_points": 1.25}
 
 
 def test_the_comparison_is_the_last_of_each_curve():
-    table = comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS), SETTINGS)
-    metrics = comparison.as_metrics(table)["comparison"]
+    table = comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS, LOCAL), SETTINGS)
+    metrics = comparison.as_metrics(table, GAINS)["comparison"]
     assert metrics == {
         "dataset": "MNIST",
         "federated_accuracy": 0.98,
         "centralised_accuracy": 0.9712,
+        "local_accuracy": 0.7,
         "gap_points": 0.88,
+        "clients_gaining": 0.5,
+        "mean_gain_points": 1.25,
         "federated_loss": 0.05,
         "centralised_loss": 0.1,
         "federated_examples": 300,
@@ -67,10 +75,12 @@ def test_the_comparison_is_the_last_of_each_curve():
 
 
 def test_the_markdown_gives_percentages_and_names_the_data_set():
-    text = comparison.as_markdown(comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS), SETTINGS), SETTINGS)
-    assert text.startswith("# MNIST: federated beside centralised\n")
+    table = comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS, LOCAL), SETTINGS)
+    text = comparison.as_markdown(table, SETTINGS, LOCAL)
+    assert text.startswith("# MNIST: federated, centralised, local\n")
     assert "| federated | 98.00% | 0.0500 | 3 rounds | 300 | 2 rounds |" in text
     assert "| centralised | 97.12% | 0.1000 | 2 epochs | 800 | not reached |" in text
+    assert "| local, mean of 2 clients | 70.00% | 2.5000 | 12.5 epochs | 290 | not known |" in text
     assert "Federated less centralised: +0.88 points" in text
     assert max(map(len, text.splitlines())) <= 100
 
@@ -86,7 +96,7 @@ VALIDATED_EPOCHS = EPOCHS.assign(
 
 
 def test_with_validation_data_these_make_the_curves_and_the_test_set_the_result():
-    curves = comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS)
+    curves = comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS, LOCAL)
     assert set(curves["evaluated_on"]) == {"validation"}
     assert curves["accuracy"].tolist() == [0.8, 0.96, 0.99, 0.93, 0.94]
     table = comparison.compare(curves, SETTINGS)
@@ -99,12 +109,12 @@ def test_with_validation_data_these_make_the_curves_and_the_test_set_the_result(
 def test_the_markdown_says_by_which_data_training_was_stopped():
     for curves, said in (
         (
-            comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS),
+            comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS, LOCAL),
             "Rounds and epochs to 98.5% are counted on validation data, which also decide about stopping\n"
             "early; the test set was used once, for the last models.\n",
         ),
         (
-            comparison.learning_curves(ROUNDS, EPOCHS),
+            comparison.learning_curves(ROUNDS, EPOCHS, LOCAL),
             "Rounds and epochs to 98.5% are counted on the test set, which also decides about stopping early.\n",
         ),
     ):
@@ -115,8 +125,9 @@ def test_the_markdown_says_by_which_data_training_was_stopped():
 
 def test_a_training_that_diverged_is_called_so_and_not_compared():
     rounds = ROUNDS.assign(test_loss=[float("nan")] * len(ROUNDS))
-    table = comparison.compare(comparison.learning_curves(rounds, EPOCHS), SETTINGS, ["federated"])
-    text, metrics = comparison.as_markdown(table, SETTINGS), comparison.as_metrics(table)["comparison"]
+    table = comparison.compare(comparison.learning_curves(rounds, EPOCHS, LOCAL), SETTINGS, ["federated"])
+    text = comparison.as_markdown(table, SETTINGS, LOCAL)
+    metrics = comparison.as_metrics(table, GAINS)["comparison"]
     assert "| federated, diverged | 98.00% | no number |" in text
     assert "The federated training diverged, so that there is nothing to compare." in text
     assert metrics["gap_points"] is None
@@ -124,10 +135,21 @@ def test_a_training_that_diverged_is_called_so_and_not_compared():
     assert not metrics["centralised_diverged"]
 
 
-def test_one_round_and_one_epoch_are_singular():
-    curves = comparison.learning_curves(ROUNDS.iloc[:1], EPOCHS.iloc[:1])
+def test_clients_that_diverged_alone_are_counted_and_the_others_compared():
+    local = LOCAL | {"loss": float("nan"), "diverged": True, "clients_diverged": 1}
+    table = comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS, local), SETTINGS, ["local"])
+    text = comparison.as_markdown(table, SETTINGS, local)
+    assert "| local, mean of 2 clients, 1 diverged | 70.00% | no number |" in text
+    assert "Federated less centralised: +0.88 points" in text
+    assert comparison.gap_points(table) == 0.88
+
+
+def test_one_round_one_epoch_and_one_client_are_singular():
+    local = LOCAL | {"clients": 1, "epochs": 1.0}
+    curves = comparison.learning_curves(ROUNDS.iloc[:1], EPOCHS.iloc[:1], local)
     settings = Compare(target_accuracy=0.9)
-    text = comparison.as_markdown(comparison.compare(curves, settings), settings)
+    text = comparison.as_markdown(comparison.compare(curves, settings), settings, local)
+    assert "| local, mean of 1 client | 70.00% | 2.5000 | 1 epoch |" in text
     assert "| 1 round | 100 | 1 round |" in text
     assert "| 1 epoch | 400 | 1 epoch |" in text
 
@@ -154,9 +176,16 @@ def test_results_on_different_data_sets_are_not_compared():
         comparison.one_dataset({"federated": full, "centralised": sample})
 
 
+CLIENTS = pd.DataFrame(
+    {
+        "client": range(3), "examples": 10, "measure": "own_labels", "federated": [0.9, 0.8, 0.85],
+        "local": [0.7, 0.95, None], "gain": [0.2, -0.15, None],
+    }
+)  # fmt: skip
 TABLES = {
-    "learning_curves": comparison.learning_curves(ROUNDS, EPOCHS),
-    "learning_curves on validation data": comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS),
+    "learning_curves": comparison.learning_curves(ROUNDS, EPOCHS, LOCAL),
+    "learning_curves on validation data": comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS, LOCAL),
+    "clients": CLIENTS,
     "confusion_counts": CONFUSION,
     "class_accuracy": comparison.class_accuracies(CONFUSION),
     "label_counts": comparison.label_counts(MANIFEST, "MNIST"),

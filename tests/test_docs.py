@@ -134,6 +134,7 @@ def test_what_is_not_run_is_this_alone():
         ("docs/how-to/ci.md", "tests/test_project.py runs it"),
         ("docs/how-to/gpu.md", "needs a GPU"),
         ("docs/how-to/ray.md", "needs a cluster"),
+        ("docs/local.md", "it needs the data of a pipeline in the folder"),
         ("docs/tutorial.md", "it installs 6 GB; CI begins with it"),
         ("docs/writing.md", "serves until it is stopped"),
     ]

@@ -70,7 +70,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkout(tmp_path_factory.mktemp("project"))
     set_params(folder, SMALL)
     output = run("dvc repro", folder)
-    assert ran(output) == ["check", "download", "partition", "federated", "baseline", "compare"]
+    assert ran(output) == ["check", "download", "partition", "federated", "baseline", "local", "compare"]
     assert "THIS IS NOT MNIST" in output
     run("git add -A && git commit -q -m 'Small, on the sample'", folder)
     return folder
@@ -78,7 +78,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_report_names_the_sample(project: Path):
     tables = sorted((project / "reports").rglob("*.csv"))
-    assert len(tables) == 11
+    assert len(tables) == 15
     for table in tables:
         assert set(pd.read_csv(table)["dataset"]) == {SAMPLE}, table
     for metrics in sorted((project / "reports").rglob("metrics.json")):
@@ -100,6 +100,20 @@ def test_the_tables_have_the_columns_that_are_documented(project: Path):
     assert columns("federated/clients.csv") == [
         "dataset", "round", "client", "examples", "epochs", "train_loss", "loss", "accuracy", "held_out",
         "holdout_accuracy_before", "holdout_accuracy", "update_norm",
+    ]  # fmt: skip
+    assert columns("federated/holdout.csv") == ["dataset", "client", "held_out", "loss", "accuracy"]
+    assert columns("local/clients.csv") == [
+        "dataset", "client", "examples", "epochs", "examples_processed", "train_loss", "test_loss", "test_accuracy",
+        "diverged", "own_labels_accuracy", "held_out", "holdout_loss", "holdout_accuracy",
+    ]  # fmt: skip
+    assert columns("clients.csv") == [
+        "dataset", "client", "examples", "held_out", "federated_test_accuracy", "local_test_accuracy",
+        "federated_own_labels_accuracy", "local_own_labels_accuracy", "federated_holdout_accuracy",
+        "local_holdout_accuracy", "measure", "federated", "local", "gain",
+    ]  # fmt: skip
+    assert columns("gains.csv") == [
+        "dataset", "measure", "method", "clients", "mean", "median", "worst_tenth", "std", "gini", "clients_gaining",
+        "mean_gain",
     ]  # fmt: skip
     assert columns("baseline/epochs.csv") == [
         "dataset", "epoch", "train_loss", "validation_loss", "validation_accuracy", "validation_macro_f1", "test_loss",
@@ -126,7 +140,9 @@ def test_a_second_repro_has_nothing_to_do(project: Path):
     assert "Data and pipelines are up to date." in output
 
 
-@pytest.mark.parametrize("template", ["learning_curves", "confusion_counts", "class_accuracy", "label_counts"])
+@pytest.mark.parametrize(
+    "template", ["learning_curves", "confusion_counts", "class_accuracy", "label_counts", "clients"]
+)
 def test_an_edited_figure_is_drawn_again(project: Path, template: str):
     path = project / f".dvc/plots/{template}.json"
     text = path.read_text()
@@ -141,7 +157,7 @@ def test_a_forced_repro_makes_the_same_bits_whatever_the_workers(project: Path):
     for workers in (1, 3):
         set_params(project, {"compute.workers": workers})
         assert ran(run("dvc repro -f", project)) == [
-            "check", "download", "partition", "federated", "baseline", "compare",
+            "check", "download", "partition", "federated", "baseline", "local", "compare",
         ]  # fmt: skip
         assert hashes(project) == before
     set_params(project, {"compute.workers": "auto"})
@@ -151,12 +167,34 @@ def test_a_forced_repro_makes_the_same_bits_whatever_the_workers(project: Path):
 
 def test_an_experiment_reruns_what_its_parameter_reaches_and_going_back_restores(project: Path):
     output = run("dvc exp run -S federated.local.lr=0.0005", project)
-    assert ran(output) == ["check", "federated", "compare"]
+    assert ran(output) == ["check", "federated", "local", "compare"]
     assert restored(output) == []
     output = run("dvc exp run -S federated.local.lr=0.001", project)
-    assert "federated" in restored(output)
+    assert {"federated", "local"} <= set(restored(output))
     assert set(ran(output)) <= {"check", "compare"}
     assert run("git status --porcelain", project) == ""
+
+
+def test_another_strategy_does_not_train_clients_alone_again(project: Path):
+    """It changes nothing that they do; fedsgd does, for its clients take one step a round."""
+    output = run("dvc exp run -S federated.strategy=scaffold -S federated.dropout=0.2", project)
+    assert ran(output) == ["check", "federated", "compare"]
+    run("fedpipe reset --yes", project)
+    assert run("git status --porcelain", project) == ""
+
+
+def test_what_the_tables_say_of_clients_is_what_the_stages_wrote(project: Path):
+    clients = pd.read_csv(project / "reports/clients.csv")
+    alone = pd.read_csv(project / "reports/local/clients.csv")
+    manifest = pd.read_csv(project / "data/shards/manifest.csv")
+    metrics = json.loads((project / "reports/comparison.json").read_text())["comparison"]
+    assert clients["client"].tolist() == manifest["client"].tolist() == alone["client"].tolist()
+    assert clients["local_test_accuracy"].tolist() == alone["test_accuracy"].tolist()
+    assert (clients["federated_test_accuracy"] == metrics["federated_accuracy"]).all()
+    assert metrics["local_accuracy"] == pytest.approx(alone["test_accuracy"].mean())
+    assert metrics["clients_gaining"] == (clients["gain"] > 0).mean()
+    federated = json.loads((project / "reports/federated/metrics.json").read_text())["federated"]
+    assert alone["examples_processed"].sum() == federated["examples_processed"]
 
 
 def test_a_parameter_that_the_chosen_strategy_does_not_use_reruns_no_training(project: Path):
@@ -261,7 +299,7 @@ def test_an_experiment_takes_any_partition_and_any_strategy(project: Path):
         "-S federated.local.batch_size=null -S model.name=logistic",
         project,
     )
-    assert ran(output) == ["check", "partition", "federated", "baseline", "compare"]
+    assert ran(output) == ["check", "partition", "federated", "baseline", "local", "compare"]
     assert "dirichlet+quantity+feature: 8 clients of " in output
     figures = json.loads((project / "reports/partition/metrics.json").read_text())["partition"]
     assert figures["examples"] + figures["held_out"] == 4000
@@ -283,7 +321,7 @@ def test_own_colour_images_go_through_the_pipeline_a_folder_a_client(project: Pa
     settings = "-S download.dataset=own -S download.path=data/own/colours -S partition.scheme=natural"
     try:
         output = run(f"dvc exp run {settings} -S partition.clients=5 -S model.name=resnet", project)
-        assert ran(output) == ["check", "download", "partition", "federated", "baseline", "compare"]
+        assert ran(output) == ["check", "download", "partition", "federated", "baseline", "local", "compare"]
         description = json.loads((project / "data/dataset/dataset.json").read_text())
         assert [description[name] for name in ("height", "width", "channels", "classes")] == [28, 28, 3, 10]
         assert description["client_names"] == ["anna", "ben", "cleo", "dina", "emil"]
@@ -341,11 +379,11 @@ def test_metrics_and_plots_of_two_branches_compare_in_a_fresh_clone(project: Pat
 def test_the_page_of_plots_draws_every_plot_and_needs_no_network(project: Path):
     output = run("dvc plots show", project)
     page = (project / "dvc_plots/index.html").read_text()
-    assert page.count("vegaEmbed('#") == 8
+    assert page.count("vegaEmbed('#") == 9
     assert "error" not in output.lower()
     own = page[: page.index("<script>")] + page[page.index("</script>") :]  # all but the inlined library
     assert not re.findall(r"<[^>]*(?:src|href)\s*=", own)
-    assert page.count(SAMPLE) >= 8
+    assert page.count(SAMPLE) >= 9
 
 
 def test_queued_experiments_run_in_copies_of_their_own(project: Path):

@@ -5,8 +5,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fedpipe.data import store
+from fedpipe.data.datasets import Dataset
 from tests.conftest import ROOT
 
 FOR_ALL = {"manifest.csv", "SHA256SUMS"}  # how many examples there are of which client, and where
@@ -43,6 +46,22 @@ def test_each_opens_its_own(engine: str, strategy: str, folder: Path, test: Path
         assert all(own(client, path) for path in paths), (client, paths)
         assert any(path.startswith(str(folder.resolve())) for path in paths)
         assert any(path.startswith(str(tmp_path.resolve() / "states")) for path in paths)
+
+
+@pytest.mark.parametrize("what", ["alone", "held out"])
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_alone_or_evaluating_what_it_holds_out_each_opens_its_own(
+    engine: str, what: str, sample: Dataset, test: Path, tmp_path: Path
+):
+    parts = [np.arange(100 * client, 100 * client + 40) for client in range(5)]
+    held_out = [part + 40 for part in parts]
+    folder = tmp_path / "shards"
+    store.write(folder, sample.train.images, sample.train.labels, parts, 10, held_out=held_out)
+    found = opened(engine, what, folder, test, tmp_path / "states")
+    assert found.pop("server", set()) == set()
+    assert sorted(found) == ["0", "1", "2", "3", "4"]
+    for client, paths in found.items():
+        assert all(own(client, path) for path in paths), (client, paths)
 
 
 def test_a_server_that_opened_examples_would_be_found_out(folder: Path, test: Path, tmp_path: Path):

@@ -165,7 +165,7 @@ def test_a_clone_without_the_data_answers_the_commands_that_the_guide_lists(proj
     outputs = {command: run(command, clone) for command in commands}
     assert ran(outputs["dvc repro --dry --allow-missing"]) == []
     assert ran(outputs["dvc repro --dry --force"]) == [
-        "check", "download", "partition", "federated", "baseline", "compare",
+        "check", "download", "partition", "federated", "baseline", "local", "compare",
     ]  # fmt: skip
     run("git checkout -q HEAD^ -- params.yaml", clone)
     assert ran(run("dvc repro --dry --allow-missing", clone)) == ["check"]

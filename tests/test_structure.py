@@ -54,6 +54,7 @@ def graph() -> grimp.ImportGraph:
         ("federated", ["federated.strategies.scaffold", "federated.aggregation.mean", "federated.transforms.clip",
                        "models.two_nn"]),
         ("baseline", ["models.two_nn"]),
+        ("local", ["models.two_nn"]),
         ("compare", []),
     ],
 )  # fmt: skip
@@ -104,7 +105,7 @@ def test_the_check_depends_on_all_code_and_all_parameters():
     assert STAGES["check"]["params"] == [{"params.yaml": None}]
 
 
-@pytest.mark.parametrize("stage", ["download", "partition", "federated", "baseline"])
+@pytest.mark.parametrize("stage", ["download", "partition", "federated", "baseline", "local"])
 def test_a_stage_starts_without_slow_modules_that_it_does_not_need(stage: str):
     """It starts in about the time of importing torch."""
     code = f"import sys, stages.{stage}; print(*sys.modules)"
@@ -129,7 +130,8 @@ def test_whatever_the_package_exports_is_where_it_says():
 def test_device_and_precision_are_the_only_parameters_in_compute_that_count():
     """The others decide how fast a stage is, never what it makes."""
     counting = {stage: set(given["parameters"].get("compute", {})) for stage, given in inputs(Pipeline()).items()}
-    assert counting.pop("federated") == counting.pop("baseline") == {"device", "precision"}
+    for stage in ("federated", "baseline", "local"):
+        assert counting.pop(stage) == {"device", "precision"}
     assert not any(counting.values())
 
 

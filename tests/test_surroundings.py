@@ -39,7 +39,7 @@ SMALL: dict[str, object] = {
     "compute.workers": 2,
     "compute.checkpoint_every": 0.0,
 }
-STAGES = ("check", "download", "partition", "federated", "baseline", "compare")
+STAGES = ("check", "download", "partition", "federated", "baseline", "local", "compare")
 LIVE = ("rounds.csv", "epochs.csv", "metrics.json")  # which grow while a stage runs
 SPACES = (0, 4, 16, 64, 256, 1024, 4096)  # kilobytes that are free
 slow = pytest.mark.slow
@@ -191,6 +191,7 @@ CLOSED = {  # what may not be read or written
     "partition": ["data", "data/dataset/dataset.json", "data/dataset/train.safetensors"],
     "federated": ["data/dataset/test.safetensors", "data/shards", "data/shards/client-00002.safetensors", "models"],
     "baseline": ["data/dataset/train.safetensors", ".fedpipe/checkpoints"],
+    "local": ["data/dataset/test.safetensors", "data/shards", "data/shards/client-00002.safetensors"],
     "compare": ["reports/federated/rounds.csv", "reports/baseline", "reports/figures"],
 }
 

@@ -9,30 +9,31 @@ from typing import Any
 import pytest
 import torch
 
-from fedpipe.results.verify import MODELS, Verdict, verify
+from fedpipe.results.verify import MADE, Verdict, verify
 from fedpipe.system.errors import UserError
 from fedpipe.system.files import write_json
 from fedpipe.system.provenance import provenance
 
-FEDERATED, BASELINE = "reports/federated/metrics.json", "reports/baseline/metrics.json"
+FEDERATED, BASELINE, LOCAL = (f"reports/{stage}/metrics.json" for stage in ("federated", "baseline", "local"))
 HERE = provenance(torch.device("cpu"))
 ELSEWHERE = HERE | {"cpu": "another type"}
 
 
 def write_results(machine: dict[str, str], *, accuracy: float = 0.99, loss: float = 0.034) -> None:
-    """Write the three reports, and the models and the provenance that a run leaves beside them."""
+    """Write the four reports, and the models, the table and the provenance that a run leaves beside them."""
     reports: dict[str, dict[str, Any]] = {
         FEDERATED: {"federated": {"dataset": "MNIST", "accuracy": accuracy, "loss": loss, "rounds": 5}},
         BASELINE: {"baseline": {"dataset": "MNIST", "accuracy": 0.9898, "loss": 0.043, "epochs": 15}},
+        LOCAL: {"local": {"dataset": "MNIST", "accuracy": 0.97, "accuracy_std": 0.002, "loss": 0.1, "epochs": 12.5}},
         "reports/comparison.json": {"comparison": {"dataset": "MNIST", "federated_accuracy": accuracy}},
     }
     for path, report in reports.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(report))
-    for model in MODELS.values():
-        model.parent.mkdir(exist_ok=True)
-        model.touch()
-    write_json("reports/provenance.json", dict.fromkeys(MODELS, machine))
+    for made in MADE.values():
+        made.parent.mkdir(exist_ok=True)
+        made.touch()
+    write_json("reports/provenance.json", dict.fromkeys(MADE, machine))
 
 
 def commit() -> None:
@@ -89,19 +90,19 @@ def test_results_that_another_machine_made_are_not_taken_for_this_machines():
     assert verdict.made_elsewhere == [
         f"{stage}: made on another type with torch {HERE['torch']}; "
         f"this machine is {HERE['cpu']} with torch {HERE['torch']}"
-        for stage in ("federated", "baseline")
+        for stage in ("federated", "baseline", "local")
     ]
 
 
-@pytest.mark.parametrize("absent", [["federated", "baseline"], ["federated"], ["baseline"]])
+@pytest.mark.parametrize("absent", [["federated", "baseline"], ["federated"], ["baseline"], ["local"]])
 def test_where_the_pipeline_did_not_run_nothing_is_verified(absent: list[str]):
     write_results(HERE)
     commit()
     for stage in absent:
-        MODELS[stage].unlink()
+        MADE[stage].unlink()
     with pytest.raises(UserError, match=r"^these results were not made here: [^\n]* `dvc repro` [^\n]*$") as caught:
         verify()
-    assert [stage for stage, model in MODELS.items() if str(model) in str(caught.value)] == absent
+    assert [stage for stage, made in MADE.items() if str(made) in str(caught.value)] == absent
 
 
 @pytest.mark.parametrize(

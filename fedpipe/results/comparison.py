@@ -1,4 +1,4 @@
-"""Tables that compare federated with centralised training, made from the reports of both, without model or data."""
+"""Tables that compare federated training with others, made from the reports of all, without model or data."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -16,7 +16,7 @@ from fedpipe.system.files import read_summed, reading
 
 CLIENTS_SHOWN = 100  # evenly spaced in a larger population: more would make neither table nor picture clearer
 
-FEDERATED, CENTRALISED = "federated", "centralised"  # the methods, as reports name them
+FEDERATED, CENTRALISED, LOCAL = "federated", "centralised", "local"  # the methods, as reports name them
 STEP = {FEDERATED: "round", CENTRALISED: "epoch"}
 
 
@@ -32,24 +32,37 @@ class Compare(Section):
     )
 
 
-def learning_curves(rounds: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """Return the learning curves of both methods, as one table over the training examples that they cost.
+def learning_curves(rounds: pd.DataFrame, epochs: pd.DataFrame, local: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the learning curves of all methods, as one table over the training examples that they cost.
 
     Args:
         rounds: federated/rounds.csv.
         epochs: baseline/epochs.csv.
+        local: the figures in local/metrics.json.
 
     Returns:
         A row for each evaluated step, which is a round or an epoch: dataset, method, step, examples_processed,
         evaluated_on (``validation`` data where there are any, else ``test``), loss, accuracy (on these), and test_loss,
-        test_accuracy, which with validation data are those of the last step alone.
+        test_accuracy, which with validation data are those of the last step alone. Clients alone have one row, for they
+        are evaluated in the end, on the test set: their mean, and all that they processed, without a step.
     """
+    alone = {
+        "dataset": local["dataset"],
+        "method": LOCAL,
+        "examples_processed": local["examples_processed"],
+        "evaluated_on": "test",
+        "loss": local["loss"],
+        "accuracy": local["accuracy"],
+        "test_loss": local["loss"],
+        "test_accuracy": local["accuracy"],
+    }
     curves = pd.concat(
         [
             _evaluated(rounds.rename(columns={"round": "step"}).assign(method=FEDERATED)),
             _evaluated(epochs.rename(columns={"epoch": "step"}).assign(method=CENTRALISED)),
+            pd.DataFrame([alone]),
         ]
-    )
+    ).astype({"step": "Int64"})
     columns = ["dataset", "method", "step", "examples_processed", "evaluated_on", "loss", "accuracy"]
     # Accuracies are empty between evaluations.
     return curves.loc[:, [*columns, "test_loss", "test_accuracy"]].dropna(subset="accuracy")
@@ -65,7 +78,7 @@ def class_accuracies(confusion: pd.DataFrame) -> pd.DataFrame:
     """Return the test accuracy of each method on each class.
 
     Args:
-        confusion: the confusion.csv of both methods, one below the other.
+        confusion: the confusion.csv of methods, one below the other.
 
     Returns:
         A row for each method and class: dataset, method, label, examples (of this class), accuracy (on them).
@@ -120,33 +133,41 @@ def compare(curves: pd.DataFrame, settings: Compare, diverged: Collection[str] =
                 "diverged": method in diverged,
             }
         )
-    return pd.DataFrame(rows).astype({"steps_to_target": "Int64"})
+    return pd.DataFrame(rows).astype({"steps": "Int64", "steps_to_target": "Int64"})
 
 
 def steps_to(target: float, curve: pd.DataFrame) -> int | None:
     """Return the first evaluated round or epoch (1, 2, ...) that reaches the accuracy, or None if none does."""
-    reached = curve.loc[curve["accuracy"] >= target, "step"]
+    reached = curve.loc[curve["accuracy"] >= target, "step"].dropna()
     return None if reached.empty else int(reached.iloc[0])
 
 
 def gap_points(table: pd.DataFrame) -> float | None:
     """Return federated minus centralised test accuracy, in percentage points; None if either training diverged."""
-    if any(table["diverged"]):
+    rows = table.set_index("method")
+    accuracy = rows["test_accuracy"]
+    if any(rows.loc[[FEDERATED, CENTRALISED], "diverged"]):
         return None
-    accuracy = dict(zip(table["method"], table["test_accuracy"], strict=True))
     return round(100 * (accuracy[FEDERATED] - accuracy[CENTRALISED]), 4)
 
 
-def as_metrics(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the table of `compare` as the nested mapping of numbers that `dvc metrics` reads."""
+def as_metrics(table: pd.DataFrame, gains: Mapping[str, float | None]) -> dict[str, Any]:
+    """Return the table of `compare`, and who gains, as the nested mapping of numbers that `dvc metrics` reads.
+
+    Args:
+        table: of `compare`.
+        gains: what `fedpipe.results.gains.headline` returns.
+    """
     rows = table.set_index("method").astype(object)
-    federated, centralised = rows.loc[FEDERATED], rows.loc[CENTRALISED]
+    federated, centralised, local = rows.loc[FEDERATED], rows.loc[CENTRALISED], rows.loc[LOCAL]
     return {
         "comparison": {
             "dataset": federated["dataset"],
             "federated_accuracy": federated["test_accuracy"],
             "centralised_accuracy": centralised["test_accuracy"],
+            "local_accuracy": local["test_accuracy"],
             "gap_points": gap_points(table),
+            **gains,
             "federated_loss": federated["test_loss"],
             "centralised_loss": centralised["test_loss"],
             "federated_examples": federated["examples_processed"],
@@ -160,25 +181,38 @@ def as_metrics(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def as_markdown(table: pd.DataFrame, settings: Compare) -> str:
-    """Return the table of `compare` as Markdown for people to read."""
+def as_markdown(table: pd.DataFrame, settings: Compare, local: Mapping[str, Any]) -> str:
+    """Return the table of `compare` as Markdown for people to read.
+
+    Args:
+        table: of `compare`.
+        settings: names the target accuracy.
+        local: the figures in local/metrics.json.
+    """
+    alone = f"local, mean of {_counted(local['clients'], 'client')}"
     lines = [
-        f"# {table['dataset'].iloc[0]}: federated beside centralised",
+        f"# {table['dataset'].iloc[0]}: federated, centralised, local",
         "",
         f"| | test accuracy | test loss | trained for | examples processed | to {settings.target_accuracy:.1%} |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in table.to_dict("records"):
-        step, steps_to_target = STEP[row["method"]], row["steps_to_target"]
-        to_target = "not reached" if pd.isna(steps_to_target) else _counted(steps_to_target, step)
-        method = f"{row['method']}, diverged" if row["diverged"] else row["method"]
+        method, to_target = row["method"], "not known"
+        if method == LOCAL:
+            trained_for = _counted(local["epochs"], "epoch")
+            name = f"{alone}, {local['clients_diverged']} diverged" if row["diverged"] else alone
+        else:
+            step, steps_to_target = STEP[method], row["steps_to_target"]
+            to_target = "not reached" if pd.isna(steps_to_target) else _counted(steps_to_target, step)
+            trained_for = _counted(row["steps"], step)
+            name = f"{method}, diverged" if row["diverged"] else method
         lines.append(
-            f"| {method} | {row['test_accuracy']:.2%} | {_loss(row['test_loss'])} | {_counted(row['steps'], step)} "
+            f"| {name} | {row['test_accuracy']:.2%} | {_loss(row['test_loss'])} | {trained_for} "
             f"| {row['examples_processed']:,} | {to_target} |"
         )
     gap = gap_points(table)
     if gap is None:
-        names = " and ".join(table.loc[table["diverged"], "method"])
+        names = " and ".join(table.loc[table["diverged"] & (table["method"] != LOCAL), "method"])
         conclusion = f"The {names} training diverged, so that there is nothing to compare."
     else:
         conclusion = f"Federated less centralised: {gap:+.2f} points of test accuracy."
@@ -244,12 +278,13 @@ def one_dataset(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     names = {str(of_method["dataset"]) for of_method in metrics.values()}
     if len(names) > 1:
         methods = " and ".join(metrics)
-        raise UserError(f"{methods}: on different data sets: {', '.join(sorted(names))}; `dvc repro` trains both anew")
+        raise UserError(f"{methods}: on different data sets: {', '.join(sorted(names))}; `dvc repro` trains all anew")
     return names.pop()
 
 
-def _counted(number: int, unit: str) -> str:
-    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+def _counted(number: float, unit: str) -> str:
+    shown = f"{int(number):,}" if number == int(number) else f"{number:.4g}"
+    return f"{shown} {unit}" if number == 1 else f"{shown} {unit}s"
 
 
 def _loss(value: float) -> str:

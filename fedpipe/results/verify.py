@@ -22,11 +22,13 @@ from fedpipe.system.provenance import provenance
 REPORTS = (
     Path("reports/federated/metrics.json"),
     Path("reports/baseline/metrics.json"),
+    Path("reports/local/metrics.json"),
     Path("reports/comparison.json"),
 )
-MODELS = {  # git does not hold them
+MADE = {  # by the stages that train; git does not hold it
     "federated": Path("models/federated.safetensors"),
     "baseline": Path("models/baseline.safetensors"),
+    "local": Path("reports/local/clients.csv"),
 }
 
 # Between CPU types. Training amplifies rounding until a run is as good as one of another seed, and the baseline's later
@@ -34,6 +36,7 @@ MODELS = {  # git does not hold them
 ACCURACY_TOLERANCE = 0.003  # fraction
 LOSS_TOLERANCE = 0.02
 STEPS_TOLERANCE = 2  # rounds or epochs to the target
+SHARE_TOLERANCE = 0.125  # of the clients: one of the eight
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,9 @@ def verify(revision: str = "HEAD") -> Verdict:
     pairs = list(zip(REPORTS, here, there, strict=True))
 
     machine = provenance(torch.device("cpu"))
-    made_here, made_there = ({stage: one.get(stage, {}) for stage in MODELS} for one in (told, committed))
-    mine = [stage for stage in MODELS if _is_like(machine, made_here[stage])]
-    exact = all(stage in mine and made_here[stage] == made_there[stage] for stage in MODELS)
+    made_here, made_there = ({stage: one.get(stage, {}) for stage in MADE} for one in (told, committed))
+    mine = [stage for stage in MADE if _is_like(machine, made_here[stage])]
+    exact = all(stage in mine and made_here[stage] == made_there[stage] for stage in MADE)
     differences = [
         f"{report}: {key}: {a.get(key, 'missing')} here, {b.get(key, 'missing')} in {revision}"
         for report, a, b in pairs
@@ -73,15 +76,15 @@ def verify(revision: str = "HEAD") -> Verdict:
     made_elsewhere = [
         f"{stage}: made on {made_here[stage].get('cpu')} with torch {made_here[stage].get('torch')}; "
         f"this machine is {machine['cpu']} with torch {machine['torch']}"
-        for stage in MODELS
+        for stage in MADE
         if stage not in mine
     ]
     return Verdict(exact, differences, made_elsewhere)
 
 
 def _require_a_run() -> None:
-    """Raise UserError if the reports in the workspace can only be the committed ones, because there is no model."""
-    missing = [f"no {model}" for model in MODELS.values() if not model.exists()]
+    """Raise UserError if the reports in the workspace can only be the committed ones, because nothing else was made."""
+    missing = [f"no {made}" for made in MADE.values() if not made.exists()]
     if missing:
         raise UserError(
             f"these results were not made here: there is {' and '.join(missing)}, so the reports are the "
@@ -126,10 +129,12 @@ def _equal(a: Any, b: Any) -> bool:
 def _agree(key: str, a: Any, b: Any) -> bool:
     """Return whether two values that are not equal differ by no more than the tolerance of this metric."""
     if isinstance(a, int | float) and isinstance(b, int | float):
-        if key.endswith("accuracy"):
+        if key.endswith(("accuracy", "accuracy_std", "accuracy_gini")):
             return math.isclose(a, b, rel_tol=0, abs_tol=ACCURACY_TOLERANCE)
-        if key.endswith("gap_points"):
+        if key.endswith(("gap_points", "gain_points")):
             return math.isclose(a, b, rel_tol=0, abs_tol=2 * 100 * ACCURACY_TOLERANCE)
+        if key.endswith("clients_gaining"):
+            return math.isclose(a, b, rel_tol=0, abs_tol=SHARE_TOLERANCE)
         if key.endswith("loss"):
             return math.isclose(a, b, rel_tol=0, abs_tol=LOSS_TOLERANCE)
         if key.endswith("to_target"):
