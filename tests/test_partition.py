@@ -284,7 +284,8 @@ UNEQUAL = np.repeat(np.arange(5), (60_000 * PRIOR).round().astype(int))  # label
 
 def inner(clients: int, alpha: float, labels: np.ndarray, seed: int, scheme: str = "inner-dirichlet") -> np.ndarray:
     """Return the label counts (clients, classes) of a partition."""
-    assignment = partition(scheme, clients, **{"inner-dirichlet": {"alpha": alpha}}).assign(labels, seed)
+    block: dict[str, object] = {"alpha": alpha}
+    assignment = partition(scheme, clients, **{"inner-dirichlet": block}).assign(labels, seed)
     return label_counts(assignment, labels, int(labels.max()) + 1)
 
 
