@@ -7,7 +7,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -302,12 +302,7 @@ def _folder(data: str | Path | None, download: sources.Download, scratch: Path, 
     if (there / "dataset.json").exists():
         if download.mean:
             raise UserError("mean: the data set has a mean and a std already; leave them out")
-        if download.validation:
-            raise UserError(
-                f"validation: the data set in {there} is divided already; leave it out, and set download.validation "
-                "in params.yaml instead"
-            )
-        return there
+        return _with_validation(there, download, scratch) if download.validation else there
     log = (lambda line: None) if quiet else console.say
     if data is None and not sources.named_source("mnist"):
         log(
@@ -319,6 +314,23 @@ def _folder(data: str | Path | None, download: sources.Download, scratch: Path, 
         name = "mnist" if data is None else str(data) if str(data) in sources.ORIGINALS else sources.OWN
         download = download.model_copy(update={"dataset": name, "path": str(data), "offline_sample": False})
         dataset = sources.fetch(download, sources.named_source(name), scratch, log)
+    datasets.save(dataset, scratch / "dataset")
+    return scratch / "dataset"
+
+
+def _with_validation(there: Path, download: sources.Download, scratch: Path) -> Path:
+    """Write the data set of a folder anew, as the stage download would with validation data, and return where."""
+    found = datasets.describe(there / "dataset.json")
+    if found.validation_examples:
+        raise UserError("validation: the data set has validation data already; leave it out")
+    whole, test = (datasets.load(there / f"{name}.safetensors") for name in ("train", "test"))
+    train, validation = sources.without_validation(whole, download)
+    normalisation = found.mean, found.std
+    mean, std = datasets.measured(train.images) if normalisation == datasets.measured(whole.images) else normalisation
+    spec = replace(found.spec, mean=mean, std=std)
+    dataset = Dataset(
+        found.name, found.source, spec, found.class_names, train, test, found.client_names, validation
+    )  # fmt: skip
     datasets.save(dataset, scratch / "dataset")
     return scratch / "dataset"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import fedpipe
 from fedpipe import baseline
-from fedpipe.data.datasets import Dataset, Split, load, save
+from fedpipe.data.datasets import Dataset, Split, describe, load, measured, save
 from fedpipe.data.partition.settings import Partition
 from fedpipe.data.shards import write_shards
 from fedpipe.data.sources import Download, offline_sample, without_validation
@@ -364,7 +364,23 @@ def test_own_data_is_held_back_of_each_client(sample: Dataset, tmp_path: Path, m
     assert one.data.validation_examples == 80
 
 
-def test_a_data_set_that_is_divided_already_is_not_divided_again(validated: FederatedData):
-    with pytest.raises(UserError, match=r"^validation: the data set in .* is divided already; leave it out, and set"):
+@pytest.mark.parametrize("customary", [True, False])
+def test_of_a_data_set_in_a_folder_the_same_is_held_back_as_by_the_pipeline(
+    customary: bool, sample: Dataset, held_back: Dataset, tmp_path: Path
+):
+    """And mean and standard deviation are measured again, on what is left, if they were measured."""
+
+    def normalised_as_asked(dataset: Dataset) -> Dataset:
+        mean, std = measured(dataset.train.images)
+        return dataset if customary else replace(dataset, spec=replace(dataset.spec, mean=mean, std=std))
+
+    save(normalised_as_asked(sample), tmp_path / "whole")
+    save(normalised_as_asked(held_back), tmp_path / "held back")
+    result = fedpipe.run(data=tmp_path / "whole", validation=0.1, quiet=True, **SMALL)
+    assert result.data == describe(tmp_path / "held back/dataset.json")
+
+
+def test_a_data_set_with_validation_data_is_not_divided_again(validated: FederatedData):
+    with pytest.raises(UserError, match=r"^validation: the data set has validation data already; leave it out$"):
         fedpipe.run(data=validated.dataset, validation=0.1, **SMALL)
     assert fedpipe.run(data=validated.dataset, quiet=True, **SMALL).evaluated_on == "validation"
