@@ -134,7 +134,9 @@ def overview(
     """
     runs = [run for run in found.runs if run.metrics]
     if not runs:
-        raise UserError(" ".join(["no experiments yet; `dvc exp run -S seed=1` makes one", *_others(found)]))
+        raise UserError(
+            ". ".join(["no experiments yet; `dvc exp run -S seed=1` makes one", *_others(found)]).rstrip(".")
+        )
     remarks = list(_others(found))
     for name in [*by, *(where or {})]:
         _require_parameter(name, runs)
@@ -205,7 +207,7 @@ def _run(entry: Mapping[str, Any], *, experiment: bool) -> Run:
     parameters = {name: value for name, value in flat(_in_use(given)).items() if _counts(name)}
     dataset = next((value for name, value in metrics.items() if name.endswith(f".{DATASET}")), None)
     return Run(
-        name=entry["name"] or entry["rev"][:7],
+        name=entry["name"] or (WORKSPACE if entry["rev"] == WORKSPACE else entry["rev"][:7]),
         parameters={**parameters, DATASET: dataset},
         unused=frozenset(flat(given).keys() - parameters.keys()),
         metrics=metrics,
@@ -259,7 +261,7 @@ def _require_parameter(name: str, runs: Sequence[Run]) -> None:
 
 
 def _nothing_where(name: str, value: str, runs: Sequence[Run]) -> list[Run]:
-    there = dict.fromkeys(label(run.parameters.get(name)) for run in runs)
+    there = dict.fromkeys(map(label, sorted((run.parameters.get(name) for run in runs), key=_natural)))
     raise UserError(f"{name}={value}: no experiment has this; they have {', '.join(there)}")
 
 

@@ -380,8 +380,8 @@ def _notes(table: Table, entries: list[Entry]) -> Iterator[str]:
         yield "A difference that is the same at every seed has no t test."
     smallest = min((one.pairs for one in differences if one.p_wilcoxon is not None), default=0)
     if 0 < smallest < 6:
-        least = 2.0 ** (1 - smallest)
-        yield f"Wilcoxon's p of {smallest} pairs cannot be less than {least:.3g}, whatever the difference."
+        least = _p(2.0 ** (1 - smallest))
+        yield f"Wilcoxon's p of {smallest} pairs cannot be less than {least}, whatever the difference."
 
 
 @dataclass(frozen=True)
@@ -471,7 +471,7 @@ class _Numbers:
 def _p(p: float | None) -> str:
     if p is None:
         return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"{math.floor(1000 * p + 0.5) / 1000:.3f}"  # 0.0625 up, as people round
 
 
 def _counted(number: int, unit: str) -> str:
@@ -484,7 +484,7 @@ def _same_runs(entries: list[Entry]) -> bool:
 
 def _short(names: Sequence[str]) -> tuple[str, ...]:
     """Return the last parts of dotted names, where these alone tell them apart."""
-    last = [name.rpartition(".")[2] for name in names]
+    last = [name.removesuffix(".name").rpartition(".")[2] for name in names]
     return tuple(one if last.count(one) == 1 else name for one, name in zip(last, names, strict=True))
 
 
