@@ -35,17 +35,14 @@ def spread(values: np.ndarray) -> dict[str, float]:
     }
 
 
-def class_accuracies(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+def class_accuracies(confusion: np.ndarray) -> np.ndarray:
     """Return (classes,) float64: the accuracy on the examples of each class, NaN for a class that has none.
 
     Args:
-        labels: (n,) what the examples are.
-        predictions: (n,) what a model takes them for.
-        classes: how many labels there are.
+        confusion: (classes, classes) int, examples by actual and predicted class.
     """
-    examples = np.bincount(labels, minlength=classes)
-    right = np.bincount(labels[labels == predictions], minlength=classes)
-    return np.divide(right, examples, out=np.full(classes, np.nan), where=examples > 0)
+    examples = confusion.sum(axis=1)
+    return np.divide(confusion.diagonal(), examples, out=np.full(len(confusion), np.nan), where=examples > 0)
 
 
 def own_labels_accuracy(accuracies: np.ndarray, counts: np.ndarray) -> Any:

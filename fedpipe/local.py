@@ -282,7 +282,7 @@ class TrainAlone:
         spec = self.architecture.spec
         test = datasets.load_to(self.arithmetic.torch_device(), self.test)
         tested = evaluate(network, test.images, test.labels, spec)
-        accuracies = class_accuracies(test.labels.cpu().numpy(), tested.predictions.numpy(), spec.classes)
+        accuracies = class_accuracies(tested.confusion.numpy())
         own_labels = own_labels_accuracy(accuracies, np.bincount(labels.cpu().numpy(), minlength=spec.classes))
         held_out = evaluate_holdout(network, store, client, spec, self.arithmetic)
         return LocalReport(
