@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,13 +10,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from fedpipe.config.file import read
+from fedpipe.config.mistakes import known_keys, one_line
 from fedpipe.config.section import PositiveInt, Section, Seed
+from fedpipe.system.errors import ParameterError
 
 MEASURES = "measures"  # in the place of an axis: a row or column for each measure
+COLUMNS = (  # of results.csv and runs.csv besides the axes
+    "key", "data", "phase", "seed", "state", "reason", "seconds", "clients_mean", "clients_worst_tenth",
+    "clients_spread", "measure", "value",
+)  # fmt: skip
+NOT_HERE = {  # parameters that a study cannot set, and why
+    "seed": "`seeds` says with which seeds each cell runs",
+    "download": "a study runs on the data set in data/dataset; set it in params.yaml, and run `dvc repro download`",
+    "baseline": "a study trains no centralised baseline",
+    "compare": "a study makes comparisons of its own, from `tables`",
+}
 
-Changes = Annotated[dict[str, Any], AfterValidator(lambda value: _changes(value))]
-Grid = Annotated[dict[str, Any], AfterValidator(lambda value: _grid(value))]
-Values = Annotated[dict[str, Any], AfterValidator(lambda value: _values(value))]
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(lambda value: _different(value))]
 When = Annotated[str, AfterValidator(lambda value: _when(value))]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -27,7 +36,7 @@ class Measure(Section):
 
     accuracy: When | None = Field(
         default=None,
-        description="Test accuracy. `last 3` is its mean over the last three evaluated rounds, `round 40` that round's.",
+        description="Test accuracy. `last 3` is the mean of the last three evaluations, `round 40` that after the round.",
     )
     loss: When | None = Field(default=None, description="Test loss, likewise.")
     rounds_to: Fraction | None = Field(
@@ -76,7 +85,9 @@ class Measure(Section):
 class Tune(Section):
     """Choose parameters for each cell: those that are best on validation data, by other seeds than those that count."""
 
-    grid: Values = Field(description="Parameters and the values to choose from; all combinations are tried.")
+    grid: dict[str, list[Any]] = Field(
+        description="Parameters and the values to choose from; all combinations are tried."
+    )
     seeds: Seeds = Field(description="Seeds to choose by.")
     keep: PositiveInt | None = Field(
         default=None,
@@ -112,8 +123,10 @@ class Study(Section):
     """Hold many experiments that answer one question."""
 
     question: str = Field(description="What the study answers, in a sentence; it heads the tables and figures.")
-    base: Changes = Field(default={}, description="Parameters of all runs that differ from params.yaml, by dotted path.")
-    grid: Grid = Field(
+    base: dict[str, Any] = Field(
+        default={}, description="Parameters of all runs that differ from params.yaml, by dotted path."
+    )
+    grid: dict[str, Any] = Field(
         description="The axes, whose product are the study's cells: a parameter with a list of values, or a name with "
         "named settings, each of which changes some parameters."
     )
@@ -143,10 +156,80 @@ class Study(Section):
         """The parameters that are chosen for each cell."""
         return list(self.tune.grid) if self.tune else []
 
+    @property
+    def deciding(self) -> str:
+        """The name of the measure by which tuning chooses."""
+        return (self.tune and self.tune.by) or next(iter(self.measures))
+
     def combinations(self) -> list[dict[str, Any]]:
         """Return what tuning chooses from; one combination of nothing if there is nothing to choose."""
         grid = self.tune.grid if self.tune else {}
         return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+    def mistakes(self) -> Iterator[ParameterError]:
+        """Yield what is wrong with the study by itself, whatever its parameters are."""
+        found = [*_of_axes(self.grid), *_of_values("base", self.base)]
+        if self.tune:
+            for parameter, values in self.tune.grid.items():
+                found += _of_list("tune.grid", parameter, values)
+        yield from found
+        if not found:  # else there are no settings to look at
+            yield from self._of_parameters()
+            yield from self._of_seeds()
+            yield from self._of_names()
+
+    def _of_parameters(self) -> Iterator[ParameterError]:
+        varied: dict[str, str] = {}
+        axes = {
+            f"grid.{axis}": {name for setting in of.values() for name in setting} for axis, of in self.settings.items()
+        }
+        for where, parameters in {**axes, "tune.grid": set(self.tuned)}.items():
+            for parameter in sorted(parameters):
+                if parameter in varied:
+                    yield ParameterError(where, f"{parameter} is varied by {varied[parameter]} too; one must do")
+                varied[parameter] = where
+        for parameter in [*self.base, *varied]:
+            block = parameter.partition(".")[0]
+            if block in NOT_HERE:
+                yield ParameterError(varied.get(parameter, "base"), f"{parameter}: {NOT_HERE[block]}")
+
+    def _of_seeds(self) -> Iterator[ParameterError]:
+        if self.tune and (both := sorted({*self.seeds} & {*self.tune.seeds})):
+            listed = ", ".join(map(str, both))
+            yield ParameterError(
+                "tune.seeds", f"{listed}: among seeds too; those that choose must not be those that count"
+            )
+
+    def _of_names(self) -> Iterator[ParameterError]:
+        axes = [*self.axes]
+        for axis in {*axes} & {*COLUMNS, MEASURES}:
+            yield ParameterError(
+                "grid", f"{axis}: the results have a column of this name; call the axis something else"
+            )
+        if self.tune:
+            yield from _unknown("tune.by", self.tune.by, self.measures)
+            deciding = self.measures.get(self.deciding)
+            if deciding and deciding.kind not in ("accuracy", "loss", "rounds_to"):
+                yield ParameterError(
+                    "tune.by", f"{self.deciding}: {deciding.kind} cannot be measured on validation data"
+                )
+        for place, table in enumerate(self.tables):
+            at = f"tables.{place}"
+            yield from _unknown(f"{at}.rows", table.rows, [*axes, MEASURES])
+            yield from _unknown(f"{at}.columns", table.columns, [*axes, MEASURES])
+            yield from _unknown(f"{at}.measure", table.measure, self.measures)
+            if table.rows == table.columns:
+                yield ParameterError(f"{at}.columns", f"{table.rows}: these are the rows already")
+            elif table.rows in self.axes:
+                yield from _unknown(f"{at}.baseline", table.baseline, self.axes[table.rows])
+            elif table.baseline is not None:
+                yield ParameterError(f"{at}.baseline", f"{table.baseline}: the rows are {table.rows}, not settings")
+        for place, figure in enumerate(self.figures):
+            at = f"figures.{place}"
+            yield from _unknown(f"{at}.lines", figure.lines, axes)
+            yield from _unknown(f"{at}.panels", figure.panels, axes)
+            if figure.lines == figure.panels:
+                yield ParameterError(f"{at}.panels", f"{figure.lines}: these are the lines already")
 
 
 def read_study(path: str | Path) -> Study:
@@ -186,33 +269,41 @@ def _different(seeds: list[int]) -> list[int]:
     return seeds
 
 
-def _changes(value: dict[str, Any]) -> dict[str, Any]:
-    for parameter, given in value.items():
+def _of_axes(grid: Mapping[str, Any]) -> Iterator[ParameterError]:
+    for axis, given in grid.items():
         if isinstance(given, dict):
-            raise ValueError(f"{parameter} is a block; name its parameters by dotted path, such as {parameter}.name")
-    return value
-
-
-def _values(value: dict[str, Any]) -> dict[str, Any]:
-    for parameter, given in value.items():
-        if not isinstance(given, list) or not given:
-            raise ValueError(f"{parameter} wants a list of values")
-        if len({label(one) for one in given}) < len(given):
-            raise ValueError(f"{parameter} names a value twice")
-        for one in given:
-            _changes({parameter: one})
-    return value
-
-
-def _grid(value: dict[str, Any]) -> dict[str, Any]:
-    for axis, given in value.items():
-        if not isinstance(given, dict):
-            _values({axis: given})
-        elif not given:
-            raise ValueError(f"{axis} has no settings")
-        else:
+            if not given:
+                yield ParameterError(f"grid.{axis}", "has no settings; name some")
             for name, setting in given.items():
                 if not isinstance(setting, dict):
-                    raise ValueError(f"{axis}: {name} wants the parameters that it changes, by dotted path")
-                _changes(setting)
-    return value
+                    yield ParameterError(f"grid.{axis}.{name}", f"{_shown(setting)}: not parameters by dotted path")
+                else:
+                    yield from _of_values(f"grid.{axis}.{name}", setting)
+        else:
+            yield from _of_list("grid", axis, given)
+
+
+def _of_list(at: str, parameter: str, values: Any) -> Iterator[ParameterError]:
+    if not isinstance(values, list) or not values:
+        yield ParameterError(f"{at}.{parameter}", f"{_shown(values)}: not a list of values, nor named settings")
+    elif len({*map(label, values)}) < len(values):
+        yield ParameterError(f"{at}.{parameter}", f"{_shown(values)}: names a value twice")
+    else:
+        for value in values:
+            yield from _of_values(at, {parameter: value})
+
+
+def _of_values(at: str, changes: Mapping[str, Any]) -> Iterator[ParameterError]:
+    for parameter, value in changes.items():
+        if isinstance(value, dict):
+            inside = f"{parameter}.{next(iter(value), 'name')}"
+            yield ParameterError(f"{at}.{parameter}", f"a block; name its parameters by dotted path, as in {inside}")
+
+
+def _unknown(at: str, name: str | None, known: Collection[str]) -> Iterator[ParameterError]:
+    if name is not None and name not in known:
+        yield ParameterError(at, f"{one_line(name)}: unknown; {known_keys(name, known)}")
+
+
+def _shown(value: Any) -> str:
+    return one_line(json.dumps(value, ensure_ascii=False))

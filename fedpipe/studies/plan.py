@@ -1,0 +1,256 @@
+"""Which runs a study consists of: the product of its axes, what tuning tries and chooses, and the seeds."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from fedpipe.config import mistakes as explanations
+from fedpipe.config.file import PARAMS, load, parse, read
+from fedpipe.pipeline import Pipeline, inputs, mistakes
+from fedpipe.studies.records import Record
+from fedpipe.studies.study import Study, label, when
+from fedpipe.system.errors import ParameterError, UserError
+
+STAGES = "partition", "federated"  # whose parameters and code a run's result follows from
+KEY = 16  # hexadecimal digits
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A setting of each axis."""
+
+    labels: Mapping[str, str]  # by axis
+    changes: Mapping[str, Any]  # of parameters
+
+    def __str__(self) -> str:
+        return ", ".join(self.labels.values())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cell with values for the parameters that are tuned; with a seed it is a run."""
+
+    cell: Cell
+    tuned: Mapping[str, Any]
+    pipeline: Pipeline
+    follows_from: str  # all that its results follow from but the seed and the data set
+
+    def run(self, phase: Literal["tune", "final"], seed: int) -> "Run":
+        key = hashlib.sha256(f"{seed} {self.follows_from}".encode()).hexdigest()[:KEY]
+        return Run(key, phase, self, seed)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of a study."""
+
+    key: str  # of all that its result follows from but the data set
+    phase: Literal["tune", "final"]
+    candidate: Candidate
+    seed: int
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.candidate.cell.labels
+
+    @property
+    def tuned(self) -> dict[str, str]:
+        return {name: label(value) for name, value in self.candidate.tuned.items()}
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """All parameters."""
+        return self.candidate.pipeline.model_copy(update={"seed": self.seed})
+
+    def __str__(self) -> str:
+        tuned = [f"{name.rpartition('.')[2]} {value}" for name, value in self.tuned.items()]
+        return ", ".join([*filter(None, [str(self.candidate.cell)]), *tuned, f"seed {self.seed}"])
+
+
+class Plan:
+    """The runs of a study, as far as they are known: which values count is known only when tuning is through.
+
+    Args:
+        study: the study.
+        name: of its file, for messages.
+        params: the file of the parameters that the study does not set.
+
+    Raises:
+        UserError: a line for each mistake in the study, or in the parameters of a cell.
+    """
+
+    def __init__(self, study: Study, name: str | Path, params: str | Path = PARAMS) -> None:
+        self.study = study
+        _refuse(name, study.mistakes())
+        read(Pipeline, path=params)  # says what is wrong with it
+        values = load(params)
+        found: dict[str, list[str]] = {}  # mistakes, and the cells that have them
+        self.cells: dict[Cell, list[Candidate]] = {}  # with different candidates, of which one will count
+        for cell in _cells(study):
+            candidates: dict[str, Candidate] = {}
+            for tuned in study.combinations():
+                pipeline, problems = _pipeline(values, {**study.base, **cell.changes, **tuned})
+                if pipeline:
+                    problems += map(str, _of_measures(study, pipeline))
+                    origin = _origin(pipeline)
+                    candidates.setdefault(origin, Candidate(cell, tuned, pipeline, origin))
+                for problem in problems:
+                    if str(cell) not in found.setdefault(problem, []):
+                        found[problem].append(str(cell))
+            self.cells[cell] = list(candidates.values())
+        cells = len(self.cells)
+        _refuse(name, (f"{_among(of, cells)}{problem}" for problem, of in found.items()))
+        _refuse(name, _duplicates(self.cells))
+
+    @property
+    def total(self) -> int:
+        """How many runs there are."""
+        study = self.study
+        number = 0
+        for candidates in self.cells.values():
+            if study.tune and len(candidates) > 1:
+                kept = min(study.tune.keep or len(candidates), len(candidates))
+                number += len(candidates) + kept * (len(study.tune.seeds) - 1)
+            number += len(study.seeds)
+        return number
+
+    def only(self, cells: Iterable[str]) -> None:
+        """Leave out all cells but these.
+
+        Raises:
+            UserError: there is no such cell.
+        """
+        known, wanted = {str(cell): cell for cell in self.cells}, list(cells)
+        for cell in wanted:
+            if cell not in known:
+                raise UserError(f"{cell}: no cell; {explanations.known_keys(cell, [f'"{one}"' for one in known])}")
+        self.cells = {cell: of for cell, of in self.cells.items() if str(cell) in wanted}
+
+    def runs(self, records: Mapping[str, Record]) -> list[Run]:
+        """Return the runs that are known by now, in order: those that tune, then, seed by seed, those that count.
+
+        Args:
+            records: what is known of runs, by key.
+        """
+        study, known = self.study, [run for of in self.cells.values() for run in self._of(of, records)]
+        seeds = [*(study.tune.seeds if study.tune else ()), *study.seeds]
+        return sorted(known, key=lambda run: (run.phase == "final", seeds.index(run.seed)))  # stable
+
+    def is_complete(self, records: Mapping[str, Record]) -> bool:
+        """Tell whether all runs are recorded."""
+        runs = self.runs(records)
+        return len(runs) == self.total and all(run.key in records for run in runs)
+
+    def _of(self, candidates: list[Candidate], records: Mapping[str, Record]) -> Iterator[Run]:
+        """Yield the runs of a cell."""
+        tune = self.study.tune
+        if tune and len(candidates) > 1:
+            first = [one.run("tune", tune.seeds[0]) for one in candidates]
+            yield from first
+            if any(run.key not in records for run in first):
+                return
+            kept = [run.candidate for run in self._ranked([[run] for run in first], records)[: tune.keep]]
+            kept.sort(key=candidates.index)
+            tried = [[one.run("tune", seed) for seed in tune.seeds] for one in kept]
+            yield from (run for runs in tried for run in runs[1:])
+            if any(run.key not in records for runs in tried for run in runs):
+                return
+            candidates = [run.candidate for run in self._ranked(tried, records)]
+        yield from (candidates[0].run("final", seed) for seed in self.study.seeds)
+
+    def _ranked(self, tried: list[list[Run]], records: Mapping[str, Record]) -> list[Run]:
+        """Return a run of each candidate, that whose worst one is best first; of equal ones, that listed first."""
+        measure = self.study.measures[self.study.deciding]
+
+        def score(run: Run) -> float:
+            record = records[run.key]
+            value = record.value(measure, by="validation") if record.state == "done" else None
+            if value is None or value != value:
+                return float("-inf")
+            return -value if measure.low_is_good else value
+
+        return [runs[0] for runs in sorted(tried, key=lambda runs: min(map(score, runs)), reverse=True)]
+
+
+def _cells(study: Study) -> list[Cell]:
+    """Return the product of the axes, the first axis slowest."""
+    cells = [Cell({}, {})]
+    for axis, settings in study.settings.items():
+        cells = [
+            Cell({**cell.labels, axis: name}, {**cell.changes, **changes})
+            for cell in cells
+            for name, changes in settings.items()
+        ]
+    return cells
+
+
+def _pipeline(values: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[Pipeline | None, list[str]]:
+    """Return all parameters with these changes, or what is wrong with them, a line each."""
+    changed = deepcopy(dict(values))
+    for path, value in changes.items():
+        *blocks, last = path.split(".")
+        block = changed
+        for name in blocks:
+            block = block.setdefault(name, {})
+            if not isinstance(block, dict):
+                return None, [f"{path}: unknown parameter; {name} is a parameter, not a block of them"]
+        block[last] = value
+    try:
+        pipeline = parse(Pipeline, changed)
+    except ValidationError as error:
+        return None, list(explanations.mistakes(error, Pipeline))
+    return pipeline, list(map(str, mistakes(pipeline)))
+
+
+def _origin(pipeline: Pipeline) -> str:
+    """Return all that a run's result follows from, but the seed and the data set, as JSON."""
+    follows_from = inputs(pipeline.model_copy(update={"seed": 0}))
+    return json.dumps({stage: follows_from[stage] for stage in STAGES}, sort_keys=True)
+
+
+def _of_measures(study: Study, pipeline: Pipeline) -> Iterator[ParameterError]:
+    """Yield the measures that runs with these parameters cannot have."""
+    federated = pipeline.federated
+    rounds, every = federated.rounds, federated.evaluate_every
+    evaluated = sorted({*range(every, rounds + 1, every), rounds})
+    for name, measure in study.measures.items():
+        at = f"measures.{name}.{measure.kind}"
+        if measure.kind in ("accuracy", "loss"):
+            word, number = when(measure.of)
+            if word == "last" and number > len(evaluated):
+                yield ParameterError(at, f"{measure.of}: a run of {rounds} rounds has {len(evaluated)} evaluations")
+            if word == "round" and number not in evaluated:
+                yield ParameterError(
+                    at, f"{measure.of}: not evaluated, with federated.rounds {rounds} and evaluate_every {every}"
+                )
+        if measure.kind == "clients" and not pipeline.partition.holdout:
+            yield ParameterError(at, "no client holds examples out; partition.holdout: 0.2 would do")
+
+
+def _duplicates(cells: Mapping[Cell, list[Candidate]]) -> Iterator[str]:
+    seen: dict[str, Cell] = {}
+    for cell, candidates in cells.items():
+        for candidate in candidates:
+            first = seen.setdefault(candidate.follows_from, cell)
+            if first != cell:
+                yield f"grid: {cell}: the same runs as {first}, whatever the parameters that differ are set to"
+                break
+
+
+def _among(cells: list[str], number: int) -> str:
+    """Say which cells have a mistake; nothing if all have it."""
+    if len(cells) == number:
+        return ""
+    return f"{cells[0]}{f' and {len(cells) - 1} more cells' if len(cells) > 1 else ''}: "
+
+
+def _refuse(name: str | Path, found: Iterable[object]) -> None:
+    lines = [f"{name}: {mistake}" for mistake in found]
+    if lines:
+        raise UserError("\n".join(lines))
