@@ -1,5 +1,6 @@
 """Which runs a study consists of: the product of its axes, what tuning tries and chooses, and the seeds."""
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -111,14 +112,7 @@ class Plan:
     @property
     def total(self) -> int:
         """How many runs there are."""
-        study = self.study
-        number = 0
-        for candidates in self.cells.values():
-            if study.tune and len(candidates) > 1:
-                kept = min(study.tune.keep or len(candidates), len(candidates))
-                number += len(candidates) + kept * (len(study.tune.seeds) - 1)
-            number += len(study.seeds)
-        return number
+        return sum(map(self._total_of, self.cells.values()))
 
     def only(self, cells: Iterable[str]) -> None:
         """Leave out all cells but these.
@@ -126,10 +120,13 @@ class Plan:
         Raises:
             UserError: there is no such cell.
         """
-        known, wanted = {str(cell): cell for cell in self.cells}, list(cells)
+        known, wanted = [str(cell) for cell in self.cells], list(cells)
         for cell in wanted:
             if cell not in known:
-                raise UserError(f"{cell}: no cell; {explanations.known_keys(cell, [f'"{one}"' for one in known])}")
+                near = difflib.get_close_matches(cell, known, n=1)
+                raise UserError(
+                    f'{cell}: no cell of the study; {"did you mean" if near else "one is"} "{[*near, *known][0]}"?'
+                )
         self.cells = {cell: of for cell, of in self.cells.items() if str(cell) in wanted}
 
     def runs(self, records: Mapping[str, Record]) -> list[Run]:
@@ -142,10 +139,22 @@ class Plan:
         seeds = [*(study.tune.seeds if study.tune else ()), *study.seeds]
         return sorted(known, key=lambda run: (run.phase == "final", seeds.index(run.seed)))  # stable
 
-    def is_complete(self, records: Mapping[str, Record]) -> bool:
-        """Tell whether all runs are recorded."""
-        runs = self.runs(records)
-        return len(runs) == self.total and all(run.key in records for run in runs)
+    def missing(self, records: Mapping[str, Record]) -> list[Run]:
+        """Return as many runs as are not recorded; for those that tuning has yet to decide, others of their cell."""
+        missing: list[Run] = []
+        for candidates in self.cells.values():
+            known = list(self._of(candidates, records))
+            later = candidates[0].run("final", self.study.seeds[0])
+            missing += [run for run in known if run.key not in records]
+            missing += [later] * (self._total_of(candidates) - len(known))
+        return missing
+
+    def _total_of(self, candidates: list[Candidate]) -> int:
+        tune, number = self.study.tune, len(candidates)
+        if not tune or number == 1:
+            return len(self.study.seeds)
+        kept = min(tune.keep or number, number)
+        return number + kept * (len(tune.seeds) - 1) + len(self.study.seeds)
 
     def _of(self, candidates: list[Candidate], records: Mapping[str, Record]) -> Iterator[Run]:
         """Yield the runs of a cell."""

@@ -8,8 +8,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-from fedpipe.studies.study import Measure, Study, when
 from fedpipe.studies.statistics import rounds_to
+from fedpipe.studies.study import Measure, Study, when
 from fedpipe.system.files import finite, reading, write_table
 
 RUNS, ROUNDS = "runs.csv", "rounds.csv"
@@ -101,16 +101,16 @@ class Store:
             (self.folder / ROUNDS).unlink(missing_ok=True)
         write_table(self.folder / RUNS, map(self._row, records), columns=self._columns)
 
-    def append(self, record: Record, others: Mapping[str, Record]) -> None:
+    def append(self, record: Record, every: Sequence[Record]) -> None:
         """Add a run to the files that `write` wrote.
 
         Args:
             record: the run.
-            others: all that are recorded, to write the files anew with the columns that they lack.
+            every: all that are recorded, this one too, to write the files anew with columns that they lack.
         """
         rows = _round_rows(record)
         if any(set(row) != set(self._round_columns) for row in rows):
-            self.write([*others.values()])
+            self.write(every)
         else:
             _append(self.folder / ROUNDS, rows, self._round_columns)
             _append(self.folder / RUNS, [self._row(record)], self._columns)

@@ -36,7 +36,7 @@ class Measure(Section):
 
     accuracy: When | None = Field(
         default=None,
-        description="Test accuracy. `last 3` is the mean of the last three evaluations, `round 40` that after the round.",
+        description="Test accuracy. `last 3` is the mean of the last three evaluations, `round 40` that after it.",
     )
     loss: When | None = Field(default=None, description="Test loss, likewise.")
     rounds_to: Fraction | None = Field(
