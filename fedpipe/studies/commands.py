@@ -2,12 +2,13 @@
 
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedpipe.data import datasets
+from fedpipe.engines import MOST_WORKERS
 from fedpipe.pipeline import DATASET
 from fedpipe.studies import outputs
 from fedpipe.studies.estimate import seconds_of
@@ -81,8 +82,12 @@ def run_study(
     return show_study(path)
 
 
-def show_study(path: str | Path) -> Results:
+def show_study(path: str | Path, *, say: Callable[[str], None] = console.say) -> Results:
     """Write a study's results anew from the runs that are recorded, without any run and without data, and return them.
+
+    Args:
+        path: of the study's file.
+        say: told what is missing.
 
     Raises:
         UserError: a line for each mistake in the study; or nothing is recorded.
@@ -91,14 +96,27 @@ def show_study(path: str | Path) -> Results:
     records = [record for record in state.ordered if record.phase == "final"]
     missing = state.plan.missing(state.records)
     if missing:
-        console.say(f"{path}: {len(missing):,} of {state.plan.total:,} runs are missing")
+        say(f"{path}: {len(missing):,} of {state.plan.total:,} runs are missing")
     if not records:
         cells = [dict(cell.labels) for cell in state.plan.cells]
         records = [record for record in state.others if record.phase == "final" and record.labels in cells]
         if not records:
             raise UserError(f"{path}: no run that counts is recorded; `fedpipe study run {path}` makes them")
-        console.say(f"{path}: what is shown was made with other parameters, data or code than those here")
+        say(f"{path}: what is shown was made with other parameters, data or code than those here")
     return outputs.write(state.study, records, folder_of(path))
+
+
+def workers_of(value: str | None) -> Workers | None:
+    """Return the workers that a text on the command line means.
+
+    Raises:
+        UserError: it means none.
+    """
+    if value is None or value == "auto":
+        return value
+    if not value.isdecimal() or not 1 <= int(value) <= MOST_WORKERS:
+        raise UserError(f"--workers: {value}: must be auto or a whole number from 1 to {MOST_WORKERS}")
+    return int(value)
 
 
 def _opened(path: str | Path, only: Collection[str] = ()) -> State:
@@ -136,10 +154,7 @@ def _told(state: State, workers: Workers | None) -> list[str]:
     if missing and state.data is None:
         lines.append(f"no estimate of the time: {DATASET} holds no data set; `dvc repro download` gets it")
     elif missing:
-        compute = missing[0].pipeline.compute
-        number = min(
-            at_once(compute if workers is None else compute.model_copy(update={"workers": workers})), len(missing)
-        )
+        number = min(at_once(missing, workers), len(missing))
         seconds, source = seconds_of(missing, state.records.values(), DATASET)
         lines.append(f"about {_duration(seconds / number)} with {number} at a time: an estimate, {source}")
     return lines

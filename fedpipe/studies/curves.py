@@ -18,7 +18,7 @@ TITLES = {
     "accuracy": "test accuracy",
     "loss": "test loss",
     "rounds": "round",
-    "megabytes": "megabytes sent, down and up",
+    "megabytes": "megabytes, down and up",
 }
 WIDTH, HEIGHT = 340, 260
 

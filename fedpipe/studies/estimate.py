@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -75,7 +76,7 @@ def _trial(pipeline: Pipeline, dataset: Path) -> tuple[float, float]:
             ends.append(time.monotonic())
             processed.append(round.examples_processed)
     # The first round warms up, the last one is evaluated.
-    spent = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    spent = [after - before for before, after in pairwise(ends)]
     if len(spent) < 3 or not processed[1]:
         return spent[0] / max(1, processed[0]), 0.0
     return spent[1] / processed[1], max(0.0, spent[2] - spent[1])

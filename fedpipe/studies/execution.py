@@ -115,20 +115,23 @@ def started(runs: Sequence[Run], workers: Workers | None, job: Training) -> Iter
         workers: how many runs at the same time; None takes what the parameters say.
         job: how runs train.
     """
-    compute = runs[0].pipeline.compute
-    if workers is not None:
-        compute = compute.model_copy(update={"workers": workers})
-    number = at_once(compute)
+    number = at_once(runs, workers)
     if number == 1 or 2 * len(runs) <= number:
         yield replace(job, alone=True), _in_turn
     else:
-        with compute.start() as run_tasks:
+        with _compute(runs, workers).start() as run_tasks:
             yield replace(job, alone=False), run_tasks
 
 
-def at_once(compute: Compute) -> int:
-    """Return how many workers these parameters ask for on this machine."""
-    return cores() if compute.workers == "auto" else compute.workers
+def at_once(runs: Sequence[Run], workers: Workers | None) -> int:
+    """Return how many workers on this machine the same arguments ask for."""
+    wanted = _compute(runs, workers).workers
+    return cores() if wanted == "auto" else wanted
+
+
+def _compute(runs: Sequence[Run], workers: Workers | None) -> Compute:
+    compute = runs[0].pipeline.compute
+    return compute if workers is None else compute.model_copy(update={"workers": workers})
 
 
 def identity(description: Description) -> str:

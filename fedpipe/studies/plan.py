@@ -22,7 +22,7 @@ STAGES = "partition", "federated"  # whose parameters and code a run's result fo
 KEY = 16  # hexadecimal digits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """A setting of each axis."""
 
@@ -40,7 +40,7 @@ class Candidate:
     cell: Cell
     tuned: Mapping[str, Any]
     pipeline: Pipeline
-    follows_from: str  # all that its results follow from but the seed and the data set
+    follows_from: str  # a hash of all that its results follow from but the seed and the data set
 
     def run(self, phase: Literal["tune", "final"], seed: int) -> "Run":
         key = hashlib.sha256(f"{seed} {self.follows_from}".encode()).hexdigest()[:KEY]
@@ -218,9 +218,10 @@ def _pipeline(values: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[Pi
 
 
 def _origin(pipeline: Pipeline) -> str:
-    """Return all that a run's result follows from, but the seed and the data set, as JSON."""
+    """Return a hash of all that a run's result follows from, but the seed and the data set."""
     follows_from = inputs(pipeline.model_copy(update={"seed": 0}))
-    return json.dumps({stage: follows_from[stage] for stage in STAGES}, sort_keys=True)
+    content = json.dumps({stage: follows_from[stage] for stage in STAGES}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _of_measures(study: Study, pipeline: Pipeline) -> Iterator[ParameterError]:

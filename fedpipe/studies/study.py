@@ -26,8 +26,21 @@ NOT_HERE = {  # parameters that a study cannot set, and why
     "compare": "a study makes comparisons of its own, from `tables`",
 }
 
-Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(lambda value: _different(value))]
-When = Annotated[str, AfterValidator(lambda value: _when(value))]
+
+def _when(value: str) -> str:
+    if not re.fullmatch(r"(last|round) [1-9][0-9]{0,8}", value):
+        raise ValueError("must be `last N`, the last N evaluated rounds, or `round N`")
+    return value
+
+
+def _different(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("names a seed twice")
+    return seeds
+
+
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_different)]
+When = Annotated[str, AfterValidator(_when)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -255,18 +268,6 @@ def when(measure: str) -> tuple[str, int]:
     """Return the word and the number of `last 3` or `round 40`."""
     word, _, number = measure.partition(" ")
     return word, int(number)
-
-
-def _when(value: str) -> str:
-    if not re.fullmatch(r"(last|round) [1-9][0-9]{0,8}", value):
-        raise ValueError("must be `last N`, the last N evaluated rounds, or `round N`")
-    return value
-
-
-def _different(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("names a seed twice")
-    return seeds
 
 
 def _of_axes(grid: Mapping[str, Any]) -> Iterator[ParameterError]:
