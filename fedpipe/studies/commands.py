@@ -162,7 +162,7 @@ def _told(state: State, workers: Workers | None) -> list[str]:
 
 def _run(state: State, data: str, hours: float | None, workers: Workers | None) -> None:
     """Run what is missing, wave by wave: which runs count is known when those that tune have ended."""
-    until = time.time() + 3600 * hours if hours else sys.float_info.max
+    until = time.time() + 3600 * hours if hours is not None else sys.float_info.max
     plan, records = state.plan, state.records
     state.store.write([*state.ordered, *state.others])
     _ignored(SCRATCH)

@@ -69,7 +69,13 @@ def chart(
         else alt.layer(*layers.layer, data=table).properties(width=2 * WIDTH, height=int(1.5 * HEIGHT))
     )
     title = alt.TitleParams(question, subtitle=caption, anchor="start", fontSize=15, subtitleColor="#444444", offset=12)
-    return picture.properties(title=title).configure(font="sans-serif").configure_axis(gridOpacity=0.5).to_dict()
+    return (
+        picture.properties(title=title)
+        .configure(font="sans-serif")
+        .configure_axis(gridOpacity=0.5)
+        .configure_legend(symbolOpacity=1)
+        .to_dict()
+    )
 
 
 def _points(

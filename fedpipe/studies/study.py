@@ -216,16 +216,12 @@ class Study(Section):
     def _of_names(self) -> Iterator[ParameterError]:
         axes = [*self.axes]
         for axis in {*axes} & {*COLUMNS, MEASURES}:
-            yield ParameterError(
-                "grid", f"{axis}: the results have a column of this name; call the axis something else"
-            )
+            yield ParameterError("grid", f"{axis}: a column of the results has this name; choose another one")
         if self.tune:
             yield from _unknown("tune.by", self.tune.by, self.measures)
             deciding = self.measures.get(self.deciding)
             if deciding and deciding.kind not in ("accuracy", "loss", "rounds_to"):
-                yield ParameterError(
-                    "tune.by", f"{self.deciding}: {deciding.kind} cannot be measured on validation data"
-                )
+                yield ParameterError("tune.by", f"{self.deciding}: {deciding.kind} is not measured on validation data")
         for place, table in enumerate(self.tables):
             at = f"tables.{place}"
             yield from _unknown(f"{at}.rows", table.rows, [*axes, MEASURES])
