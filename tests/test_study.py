@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -189,7 +189,7 @@ def recorded(run: Run, accuracy: float | None, *, state: str = "done") -> Record
 class TestTuning:
     """What tuning tries, and what it chooses."""
 
-    GRID = {"tune": TUNE, "grid": {"federated.strategy": ["fedavg"]}}
+    GRID: ClassVar[dict[str, Any]] = {"tune": TUNE, "grid": {"federated.strategy": ["fedavg"]}}
 
     def chosen(self, accuracies: Mapping[tuple[float, int], float | None], **states: str) -> tuple[list[Any], float]:
         """The runs that tuning tries, and the rate that the runs that count have."""
@@ -278,7 +278,7 @@ MISTAKES = [
     ({"tune": TUNE | {"grid": {"federated.local.lr": 0.1}}}, "tune.grid.federated.local.lr: 0.1"),
     ({"tune": TUNE | {"by": "acuracy"}}, "tune.by: acuracy: unknown; did you mean accuracy?"),
     ({"tune": TUNE, "measures": {"s": {"seconds": "run"}}}, "tune.by: s: seconds is not measured on validation data"),
-    ({"tables": [{"rows": "federated.stategy"}]}, "tables.0.rows: federated.stategy: unknown; did you mean federated.st"),
+    ({"tables": [{"rows": "federated.stategy"}]}, "tables.0.rows: federated.stategy: unknown; did you mean"),
     ({"tables": [{"rows": "partition", "columns": "partition"}]}, "tables.0.columns: partition: these are the rows"),
     ({"tables": [{"rows": "partition", "baseline": "fedavg"}]}, "tables.0.baseline: fedavg: unknown; known: iid, few"),
     ({"tables": [{"rows": "partition", "measure": "loss"}]}, "tables.0.measure: loss: unknown; known: accuracy"),
@@ -407,7 +407,7 @@ class TestRun:
         assert not list(Path("studies").rglob(".*"))
 
     def test_a_run_that_diverges_is_recorded_as_such_with_its_rounds(self, project: Path):
-        done = run_study(write({"grid": {"federated.local.lr": [0.05, 1e30]}, "seeds": [1]}))
+        done = run_study(write({"grid": {"federated.local.lr": [0.05, 500.0]}, "seeds": [1]}))
         good, bad = done.records
         assert (good.state, bad.state) == ("done", "diverged")
         assert len(bad.rounds) == 1  # where it stopped

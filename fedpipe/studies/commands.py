@@ -99,7 +99,8 @@ def show_study(path: str | Path, *, say: Callable[[str], None] = console.say) ->
         say(f"{path}: {len(missing):,} of {state.plan.total:,} runs are missing")
     if not records:
         cells = [dict(cell.labels) for cell in state.plan.cells]
-        records = [record for record in state.others if record.phase == "final" and record.labels in cells]
+        of = [record for record in state.others if record.phase == "final" and record.labels in cells]
+        records = list({(*record.labels.values(), record.seed): record for record in of}.values())
         if not records:
             raise UserError(f"{path}: no run that counts is recorded; `fedpipe study run {path}` makes them")
         say(f"{path}: what is shown was made with other parameters, data or code than those here")

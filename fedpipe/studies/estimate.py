@@ -18,6 +18,7 @@ from fedpipe.studies.plan import Run
 from fedpipe.studies.records import Record
 
 STEPS = 20  # of training in a round of the trial
+TO_THE_END = {"on_bad_update": "refuse", "on_divergence": "continue", "target_accuracy": None, "patience": None}
 
 
 def seconds_of(runs: Sequence[Run], records: Iterable[Record], dataset: Path) -> tuple[float, str]:
@@ -62,7 +63,7 @@ def _trial(pipeline: Pipeline, dataset: Path) -> tuple[float, float]:
         update={
             "partition": Partition(clients=2, examples_per_client=STEPS * min(batch or 100, 100)),
             "federated": federated.model_copy(
-                update={"rounds": 3, "clients_per_round": 1, "min_updates": 1, "evaluate_every": 3}
+                update={"rounds": 3, "clients_per_round": 1, "min_updates": 1, "evaluate_every": 3} | TO_THE_END
             ),
             "compute": Compute(engine="threads", workers=1, device=pipeline.compute.device),
         }
@@ -77,6 +78,4 @@ def _trial(pipeline: Pipeline, dataset: Path) -> tuple[float, float]:
             processed.append(round.examples_processed)
     # The first round warms up, the last one is evaluated.
     spent = [after - before for before, after in pairwise(ends)]
-    if len(spent) < 3 or not processed[1]:
-        return spent[0] / max(1, processed[0]), 0.0
-    return spent[1] / processed[1], max(0.0, spent[2] - spent[1])
+    return spent[1] / max(1, processed[1]), max(0.0, spent[2] - spent[1])

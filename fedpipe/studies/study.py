@@ -14,7 +14,6 @@ from fedpipe.config.mistakes import known_keys, one_line
 from fedpipe.config.section import PositiveInt, Section, Seed
 from fedpipe.system.errors import ParameterError
 
-MEASURES = "measures"  # in the place of an axis: a row or column for each measure
 COLUMNS = (  # of results.csv and runs.csv besides the axes
     "key", "data", "phase", "seed", "state", "reason", "seconds", "clients_mean", "clients_worst_tenth",
     "clients_spread", "measure", "value",
@@ -94,6 +93,26 @@ class Measure(Section):
         """Whether people read it in percent."""
         return self.kind in ("accuracy", "clients")
 
+    @property
+    def in_words(self) -> str:
+        """What it is, for people."""
+        match self.kind:
+            case "accuracy" | "loss":
+                word, number = when(self.of)
+                if word == "round":
+                    return f"test {self.kind} after round {number}"
+                last = "last evaluated round" if number == 1 else f"last {number} evaluated rounds, their mean"
+                return f"test {self.kind} in the {last}"
+            case "rounds_to":
+                return f"rounds until the test accuracy is {self.of:.4g}"
+            case "clients":
+                what = {"mean": "mean over clients", "worst tenth": "mean over the worst tenth of clients"}
+                return f"accuracy on clients' held-out examples, {what.get(self.of, 'standard deviation over clients')}"
+            case "megabytes":
+                return f"millions of bytes sent {'down and up' if self.of == 'both' else self.of}"
+            case _:
+                return "seconds that a run took"
+
 
 class Tune(Section):
     """Choose parameters for each cell: those that are best on validation data, by other seeds than those that count."""
@@ -115,11 +134,13 @@ class Tune(Section):
 class Table(Section):
     """Lay a table out."""
 
-    rows: str = Field(description=f"The axis with a row for each setting, or {MEASURES}.")
+    rows: str = Field(description="The axis with a row for each setting.")
     columns: str | None = Field(
-        default=None, description=f"The axis with a column for each setting, or {MEASURES}; null makes one column."
+        default=None,
+        description="The axis with a column for each setting. null makes one row of mean, interval and differences. "
+        "Axes that are neither rows nor columns make further columns.",
     )
-    measure: str | None = Field(default=None, description="What is shown; null shows the first measure.")
+    measure: str | None = Field(default=None, description="What is shown; null shows each measure, in a table each.")
     baseline: str | None = Field(default=None, description="The row that others are compared with, seed by seed.")
 
 
@@ -209,13 +230,11 @@ class Study(Section):
     def _of_seeds(self) -> Iterator[ParameterError]:
         if self.tune and (both := sorted({*self.seeds} & {*self.tune.seeds})):
             listed = ", ".join(map(str, both))
-            yield ParameterError(
-                "tune.seeds", f"{listed}: among seeds too; those that choose must not be those that count"
-            )
+            yield ParameterError("tune.seeds", f"{listed}: among seeds too; seeds that choose must not count")
 
     def _of_names(self) -> Iterator[ParameterError]:
         axes = [*self.axes]
-        for axis in {*axes} & {*COLUMNS, MEASURES}:
+        for axis in {*axes} & {*COLUMNS}:
             yield ParameterError("grid", f"{axis}: a column of the results has this name; choose another one")
         if self.tune:
             yield from _unknown("tune.by", self.tune.by, self.measures)
@@ -224,15 +243,13 @@ class Study(Section):
                 yield ParameterError("tune.by", f"{self.deciding}: {deciding.kind} is not measured on validation data")
         for place, table in enumerate(self.tables):
             at = f"tables.{place}"
-            yield from _unknown(f"{at}.rows", table.rows, [*axes, MEASURES])
-            yield from _unknown(f"{at}.columns", table.columns, [*axes, MEASURES])
+            yield from _unknown(f"{at}.rows", table.rows, axes)
+            yield from _unknown(f"{at}.columns", table.columns, axes)
             yield from _unknown(f"{at}.measure", table.measure, self.measures)
             if table.rows == table.columns:
                 yield ParameterError(f"{at}.columns", f"{table.rows}: these are the rows already")
-            elif table.rows in self.axes:
+            if table.rows in self.axes:
                 yield from _unknown(f"{at}.baseline", table.baseline, self.axes[table.rows])
-            elif table.baseline is not None:
-                yield ParameterError(f"{at}.baseline", f"{table.baseline}: the rows are {table.rows}, not settings")
         for place, figure in enumerate(self.figures):
             at = f"figures.{place}"
             yield from _unknown(f"{at}.lines", figure.lines, axes)
