@@ -14,7 +14,7 @@ from fedpipe.studies import outputs
 from fedpipe.studies.estimate import seconds_of
 from fedpipe.studies.execution import Training, Workers, at_once, identity, partition_of, started, train
 from fedpipe.studies.outputs import Results
-from fedpipe.studies.plan import Plan
+from fedpipe.studies.plan import Plan, refuse
 from fedpipe.studies.records import Record, Store
 from fedpipe.studies.study import Study, folder_of, read_study
 from fedpipe.system import console
@@ -49,7 +49,7 @@ def check_study(path: str | Path) -> list[str]:
     Raises:
         UserError: a line for each mistake.
     """
-    return _told(_opened(path), None)
+    return _told(_opened(path, whole=True), None)
 
 
 def run_study(
@@ -68,10 +68,9 @@ def run_study(
     Raises:
         UserError: a line for each mistake in the study; or the data set is not here.
     """
-    state = _opened(path, only)
+    state = _opened(path, only, whole=True)
     if state.data is None:
         raise UserError(f"{DATASET}: no data set is there; `dvc repro download` gets it")
-    _require_validation(state)
     for line in _told(state, workers):
         console.say(line)
     state.records = {key: record for key, record in state.records.items() if record.state != "failed"}
@@ -120,7 +119,14 @@ def workers_of(value: str | None) -> Workers | None:
     return int(value)
 
 
-def _opened(path: str | Path, only: Collection[str] = ()) -> State:
+def _opened(path: str | Path, only: Collection[str] = (), *, whole: bool = False) -> State:
+    """Return a study and what is known of it.
+
+    Args:
+        path: of its file.
+        only: the cells to leave in; none leaves all.
+        whole: whether the data set, if there is one, must do for it too.
+    """
     path = Path(path)
     study = read_study(path)
     plan = Plan(study, path)
@@ -130,11 +136,14 @@ def _opened(path: str | Path, only: Collection[str] = ()) -> State:
     recorded = store.read()
     data = None
     with suppress(UserError):
-        data = identity(datasets.describe(DATASET / "dataset.json"))
-    usable = {key: record for key, record in recorded.items() if data in (None, record.data)}
+        data = datasets.describe(DATASET / "dataset.json")
+    if whole and data:
+        refuse(path, plan.mistakes_on(getattr(data, "validation_examples", 0)))  # which older data sets do not name
+    here = data and identity(data)
+    usable = {key: record for key, record in recorded.items() if here in (None, record.data)}
     known = {run.key for run in plan.runs(usable)} & usable.keys()
     records = {key: usable[key] for key in known}
-    return State(path, study, plan, store, data, records, [one for key, one in recorded.items() if key not in known])
+    return State(path, study, plan, store, here, records, [one for key, one in recorded.items() if key not in known])
 
 
 def _told(state: State, workers: Workers | None) -> list[str]:
@@ -190,19 +199,9 @@ def _result(record: Record, study: Study) -> str:
     if record.state == "failed":
         return f"failed: {record.reason}"
     name, measure = study.deciding, study.measures[study.deciding]
-    value = record.value(measure, by="validation" if record.phase == "tune" else "test")
+    value = record.value(measure, on="validation" if record.phase == "tune" else "test")
     shown = "no value" if value is None else f"{value:.2%}" if measure.is_fraction else f"{value:,.4g}"
     return f"{name} {shown}{', diverged' if record.state == 'diverged' else ''}, {record.seconds:.1f} s"
-
-
-def _require_validation(state: State) -> None:
-    if state.study.tune and any(len(candidates) > 1 for candidates in state.plan.cells.values()):
-        description = datasets.describe(DATASET / "dataset.json")
-        if not getattr(description, "validation_examples", 0):
-            raise UserError(
-                f"{state.path}: tune: the data set has no validation data to choose by; "
-                "`dvc exp run -S download.validation=0.1 download` makes some of the training data that"
-            )
 
 
 def _ignored(folder: Path) -> None:

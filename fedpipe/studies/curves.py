@@ -49,12 +49,13 @@ def chart(
     shapes = {"domain": lines, "range": [SHAPES[place // len(COLOURS) % len(SHAPES)] for place in range(len(lines))]}
     whole = alt.Axis(format="d" if figure.over == "rounds" else ",.4~g", tickCount=6)
     fraction = alt.Axis(format=".0%" if figure.measure == "accuracy" else ",.3~g")
+    title = f"{' and '.join(dict.fromkeys(record.evaluated_on for record in records))} {figure.measure}"
     x = alt.X("x:Q", title=TITLES[figure.over], axis=whole).scale(nice=False)
-    y = alt.Y("mean:Q", title=TITLES[figure.measure], axis=fraction).scale(zero=False)
+    y = alt.Y("mean:Q", title=title, axis=fraction).scale(zero=False)
     colour = alt.Color("line:N", title=figure.lines, scale=alt.Scale(**scale), sort=lines)
     base = alt.Chart().encode(x=x, color=colour)
     layers = alt.layer(
-        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=TITLES[figure.measure]), y2="high:Q"),
+        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
         base.mark_line(strokeWidth=1.8).encode(y=y),
         base.mark_point(filled=True, size=28, opacity=1).encode(
             y=y, shape=alt.Shape("line:N", title=figure.lines, scale=alt.Scale(**shapes), sort=lines)
@@ -68,9 +69,11 @@ def chart(
         if figure.panels
         else alt.layer(*layers.layer, data=table).properties(width=2 * WIDTH, height=int(1.5 * HEIGHT))
     )
-    title = alt.TitleParams(question, subtitle=caption, anchor="start", fontSize=15, subtitleColor="#444444", offset=12)
+    heading = alt.TitleParams(
+        question, subtitle=caption, anchor="start", fontSize=15, subtitleColor="#444444", offset=12
+    )
     return (
-        picture.properties(title=title)
+        picture.properties(title=heading)
         .configure(font="sans-serif")
         .configure_axis(gridOpacity=0.5)
         .configure_legend(symbolOpacity=1)
@@ -85,7 +88,7 @@ def _points(
     for panel in panels:
         for line in lines:
             runs = [record for record in _of(figure, line, panel, records) if record.state == "done"]
-            curves = [dict(record.curve(f"test_{figure.measure}")) for record in runs]
+            curves = [dict(record.curve(record.evaluated_on, figure.measure)) for record in runs]
             sent = [_sent(record) for record in runs]
             for number in curves[0] if curves else ():
                 if all(number in curve for curve in curves):

@@ -119,7 +119,8 @@ def _table(study: Study, layout: Table, records: Sequence[Record]) -> "tables.Ta
 def _about(study: Study, records: Sequence[Record]) -> str:
     """Say what the runs are: data, seeds, and what each measure is."""
     seeds = ", ".join(map(str, sorted({record.seed for record in records})))
-    told = [f"- {name}: {measure.in_words}" for name, measure in study.measures.items()]
+    on = " and ".join(dict.fromkeys(record.evaluated_on for record in records))
+    told = [f"- {name}: {measure.in_words(on)}" for name, measure in study.measures.items()]
     return "\n".join([f"- {_data(records)}; seeds {seeds}", *told])
 
 

@@ -88,7 +88,7 @@ class Plan:
 
     def __init__(self, study: Study, name: str | Path, params: str | Path = PARAMS) -> None:
         self.study = study
-        _refuse(name, study.mistakes())
+        refuse(name, study.mistakes())
         read(Pipeline, path=params)  # says what is wrong with it
         values = load(params)
         found: dict[str, list[str]] = {}  # mistakes, and the cells that have them
@@ -106,13 +106,29 @@ class Plan:
                         found[problem].append(str(cell))
             self.cells[cell] = list(candidates.values())
         cells = len(self.cells)
-        _refuse(name, (f"{_among(of, cells)}{problem}" for problem, of in found.items()))
-        _refuse(name, _duplicates(self.cells))
+        refuse(name, (f"{_among(of, cells)}{problem}" for problem, of in found.items()))
+        refuse(name, _duplicates(self.cells))
 
     @property
     def total(self) -> int:
         """How many runs there are."""
         return sum(map(self._total_of, self.cells.values()))
+
+    def mistakes_on(self, validation_examples: int) -> Iterator[ParameterError]:
+        """Yield what cannot be tuned or measured on a data set with so many examples for validation."""
+        if not validation_examples and any(len(of) > 1 for of in self.cells.values()):
+            yield ParameterError(
+                "tune",
+                "the data set has no validation data to choose by; `dvc exp run -S download.validation=0.1 download` "
+                "sets a part of the training data aside",
+            )
+        rounds = {candidate.pipeline.federated.rounds for of in self.cells.values() for candidate in of}
+        for name, measure in self.study.measures.items():
+            if validation_examples and measure.kind in ("accuracy", "loss"):
+                word, number = when(measure.of)
+                if {number} != ({1} if word == "last" else rounds):
+                    at, why = f"measures.{name}.{measure.kind}", "with validation data, the test set is used once"
+                    yield ParameterError(at, f"{measure.of}: {why}, in the last round; last 1 would do")
 
     def only(self, cells: Iterable[str]) -> None:
         """Leave out all cells but these.
@@ -179,7 +195,7 @@ class Plan:
 
         def score(run: Run) -> float:
             record = records[run.key]
-            value = record.value(measure, by="validation") if record.state == "done" else None
+            value = record.value(measure, on="validation") if record.state == "done" else None
             if value is None or value != value:
                 return float("-inf")
             return -value if measure.low_is_good else value
@@ -260,7 +276,8 @@ def _among(cells: list[str], number: int) -> str:
     return f"{cells[0]}{f' and {len(cells) - 1} more cells' if len(cells) > 1 else ''}: "
 
 
-def _refuse(name: str | Path, found: Iterable[object]) -> None:
+def refuse(name: str | Path, found: Iterable[object]) -> None:
+    """Raise what is wrong with a study, a line each, if anything is."""
     lines = [f"{name}: {mistake}" for mistake in found]
     if lines:
         raise UserError("\n".join(lines))

@@ -1,6 +1,7 @@
 """What the runs of a study came to, in plain files that are also results: runs.csv and rounds.csv."""
 
 import csv
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,13 +37,23 @@ class Record:
     clients: Mapping[str, Number] = field(default_factory=dict)  # by column
     rounds: tuple[Mapping[str, Number], ...] = ()
 
-    def value(self, measure: Measure, by: Judge = "test") -> float | None:
-        """Return what the measure is of this run; None if it has no value, such as a target that was not reached."""
+    @property
+    def evaluated_on(self) -> Judge:
+        """What rounds were evaluated on: validation data if there were any, and then the last round on the test set."""
+        return "validation" if any(row.get("validation_accuracy") is not None for row in self.rounds) else "test"
+
+    def value(self, measure: Measure, on: Judge = "test") -> float | None:
+        """Return what the measure is of this run; None if it has no value, such as a target that was not reached.
+
+        Args:
+            measure: what to measure.
+            on: the data that accuracy and loss are measured on.
+        """
         match measure.kind:
             case "accuracy" | "loss":
-                return self._at(measure.of, f"{by}_{measure.kind}")
+                return self._at(measure.of, on, measure.kind)
             case "rounds_to":
-                curve = self.curve(f"{by}_accuracy")
+                curve = self.curve(self.evaluated_on, "accuracy")
                 return rounds_to(measure.of, [number for number, _ in curve], [accuracy for _, accuracy in curve])
             case "clients":
                 return self.clients.get(CLIENTS[measure.of])
@@ -51,14 +62,16 @@ class Record:
             case _:
                 return self.seconds
 
-    def curve(self, column: str) -> list[tuple[int, float]]:
-        """Return the evaluated rounds with a column's value; NaN where it was no number."""
-        evaluated = [row for row in self.rounds if row["test_accuracy"] is not None]
-        return [(int(row["round"] or 0), float("nan") if row[column] is None else row[column]) for row in evaluated]
+    def curve(self, on: Judge, kind: str) -> list[tuple[int, float]]:
+        """Return the rounds that were evaluated on this data, with accuracy or loss; NaN where this was no number."""
+        evaluated = [row for row in self.rounds if row.get(f"{on}_accuracy") is not None]
+        values = [row[f"{on}_{kind}"] for row in evaluated]
+        numbers = [int(row["round"] or 0) for row in evaluated]
+        return [(n, math.nan if value is None else value) for n, value in zip(numbers, values, strict=True)]
 
-    def _at(self, moment: str, column: str) -> float | None:
+    def _at(self, moment: str, on: Judge, kind: str) -> float | None:
         word, number = when(moment)
-        curve = self.curve(column)
+        curve = self.curve(on, kind)
         values = [value for _, value in curve][-number:] if word == "last" else [v for n, v in curve if n == number]
         return sum(values) / len(values) if values else None
 

@@ -48,11 +48,14 @@ class Measure(Section):
 
     accuracy: When | None = Field(
         default=None,
-        description="Test accuracy. `last 3` is the mean of the last three evaluations, `round 40` that after it.",
+        description="Test accuracy. `last 3` is the mean of the last three evaluations, `round 40` that after it. "
+        "With validation data, the test set is used in the last round alone.",
     )
     loss: When | None = Field(default=None, description="Test loss, likewise.")
     rounds_to: Fraction | None = Field(
-        default=None, description="Rounds until the test accuracy reaches this, as in McMahan et al. 2017."
+        default=None,
+        description="Rounds until the accuracy reaches this, as in McMahan et al. 2017: on validation data if there "
+        "are any, else on the test set.",
     )
     clients: Literal["mean", "worst tenth", "spread"] | None = Field(
         default=None,
@@ -93,18 +96,19 @@ class Measure(Section):
         """Whether people read it in percent."""
         return self.kind in ("accuracy", "clients")
 
-    @property
-    def in_words(self) -> str:
-        """What it is, for people."""
+    def in_words(self, evaluated_on: str) -> str:
+        """Return what it is, for people.
+
+        Args:
+            evaluated_on: what rounds were evaluated on, test or validation data.
+        """
         match self.kind:
             case "accuracy" | "loss":
                 word, number = when(self.of)
-                if word == "round":
-                    return f"test {self.kind} after round {number}"
-                last = "last evaluated round" if number == 1 else f"last {number} evaluated rounds, their mean"
-                return f"test {self.kind} in the {last}"
+                last = "last evaluated round" if number == 1 else f"last {number} evaluated rounds, the mean"
+                return f"test {self.kind} {f'after round {number}' if word == 'round' else f'in the {last}'}"
             case "rounds_to":
-                return f"rounds until the test accuracy is {self.of:.4g}"
+                return f"rounds until the {evaluated_on} accuracy is {self.of:.4g}"
             case "clients":
                 what = {"mean": "mean over clients", "worst tenth": "mean over the worst tenth of clients"}
                 return f"accuracy on clients' held-out examples, {what.get(self.of, 'standard deviation over clients')}"
@@ -148,7 +152,9 @@ class Figure(Section):
     """Lay a picture out: curves over rounds, or over what was sent."""
 
     over: Literal["rounds", "megabytes"] = Field(default="rounds", description="What curves run over.")
-    measure: Literal["accuracy", "loss"] = Field(default="accuracy", description="What curves show.")
+    measure: Literal["accuracy", "loss"] = Field(
+        default="accuracy", description="What curves show, on validation data if there are any, else on the test set."
+    )
     lines: str = Field(description="The axis with a line for each setting.")
     panels: str | None = Field(default=None, description="The axis with a panel for each setting; null draws one.")
 

@@ -22,6 +22,11 @@ def code(modules: Collection[str], roots: Collection[Path], *, but_not: Collecti
         roots: the folders in which modules are looked for; what lies elsewhere, such as libraries, is left out.
         but_not: modules that are left out, with what only they import.
     """
+    return dict(_code(tuple(modules), tuple(roots), tuple(but_not)))
+
+
+@cache
+def _code(modules: tuple[str, ...], roots: tuple[Path, ...], but_not: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, Path] = {}
     ahead = list(modules)
     while ahead:
