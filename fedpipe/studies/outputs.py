@@ -103,8 +103,9 @@ def _table(study: Study, layout: Table, records: Sequence[Record]) -> "tables.Ta
     last = {(*record.labels.values(), record.seed): record.rounds[-1]["round"] for record in records if record.rounds}
     keys = zip(*(frame[name] for name in (*study.axes, "seed")), strict=True)
     frame = frame.assign(diverged=frame["state"] == "diverged", last=[last.get(key, 0) for key in keys])
+    frame = frame.loc[frame["measure"].isin(names), :]
     return tables.tabulate(
-        frame[frame["measure"].isin(names)],
+        frame,
         rows=[layout.rows],
         columns=columns,
         measures=[
