@@ -59,4 +59,4 @@ def write(folder: Path, train: Split, test: Split, assignment: Sequence[np.ndarr
     description = datasets.describe(DATASET / "dataset.json")
     store.write(folder / "shards", train.images, train.labels, assignment, description.classes)
     write_tensors(folder / "test.safetensors", {"images": test.images, "labels": test.labels})
-    write_json(folder / "dataset.json", asdict(description))
+    write_json(folder / "dataset.json", asdict(description) | {"validation_examples": 0})

@@ -1,9 +1,10 @@
 """The centralised baseline: the same network and optimiser on the whole training set, as if nothing were private."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field
@@ -20,7 +21,7 @@ from fedpipe.system.machine import train_on_threads
 from fedpipe.system.randomness import generator
 from fedpipe.system.records import Record
 from fedpipe.training.arithmetic import Arithmetic
-from fedpipe.training.evaluation import Evaluation, evaluate
+from fedpipe.training.evaluation import Evaluation, Evaluations, Evaluator, evaluate
 from fedpipe.training.loop import train
 from fedpipe.training.optimizers import OPTIMIZERS
 from fedpipe.training.settings import Training
@@ -61,15 +62,20 @@ class Epoch(Record):
 
     number: int  # 1, 2, ...
     train_loss: float  # mean over the epoch's batches, as trained
-    test: Evaluation
+    evaluations: Evaluations
+    training_seconds: float = field(compare=False)
+    evaluation_seconds: float = field(compare=False)
+
+    def without_confusion(self) -> Self:
+        """Return the epoch as a history keeps it: the tables need no more."""
+        return replace(self, evaluations=self.evaluations.without_confusion())
 
     def row(self) -> dict[str, Any]:
         """Return the epoch's row of epochs.csv."""
         return {
             "epoch": self.number,
             "train_loss": self.train_loss,
-            "test_loss": self.test.loss,
-            "test_accuracy": self.test.accuracy,
+            **self.evaluations.row(),
         }
 
 
@@ -92,25 +98,41 @@ class Result(datasets.OnDataset):
     epochs: tuple[Epoch, ...]
 
     @property
+    def evaluations(self) -> Evaluations:
+        """The last model's."""
+        return self.epochs[-1].evaluations
+
+    @property
     def test(self) -> Evaluation:
-        """The last model's evaluation on the test set."""
-        return self.epochs[-1].test
+        """The last model's evaluation on the test set. With validation data there is none before training is over."""
+        assert self.evaluations.test, "training is over"
+        return self.evaluations.test
 
     @property
     def diverged(self) -> bool:
         """Whether training diverged."""
-        return self.test.diverged(self.spec.classes)
+        return _diverged(self.evaluations, self.spec)
 
     def epoch_rows(self) -> list[dict[str, Any]]:
         """Return the rows of epochs.csv."""
         return [epoch.row() | {"examples_processed": epoch.number * self.examples} for epoch in self.epochs]
 
+    def timing_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of timings.csv, which two runs never have in common."""
+        return [
+            {
+                "epoch": epoch.number,
+                "training_seconds": epoch.training_seconds,
+                "evaluation_seconds": epoch.evaluation_seconds,
+            }
+            for epoch in self.epochs
+        ]
+
     def metrics(self) -> dict[str, Any]:
         """Return the figures that experiments are compared by."""
         return {
             "dataset": self.dataset,
-            "accuracy": self.test.accuracy,
-            "loss": self.test.loss,
+            **self.evaluations.metrics(),
             "diverged": self.diverged,
             "epochs": len(self.epochs),
             "examples_processed": len(self.epochs) * self.examples,
@@ -147,6 +169,7 @@ def run(
     """
     description = datasets.describe(dataset / "dataset.json")
     train_split, test = (datasets.load(dataset / f"{name}.safetensors") for name in ("train", "test"))
+    validation = datasets.load(dataset / "validation.safetensors") if description.validation_examples else None
     seconds = experiment.compute.checkpoint_every
 
     def follows_from() -> dict[str, Any]:
@@ -165,11 +188,11 @@ def run(
 
         if state:
             on_resume(result())
-        training = run_epochs(experiment, description.spec, train_split, test, state)
+        training = run_epochs(experiment, description.spec, train_split, test, validation, state)
         for state in training:
-            epochs.append(state.epoch)
+            epochs[-1:] = [*(earlier.without_confusion() for earlier in epochs[-1:]), state.epoch]
             on_epoch(result())
-            saved.save(state.epoch.number, state, replace(state.epoch, test=state.epoch.test.without_predictions()))
+            saved.save(state.epoch.number, state, state.epoch.without_confusion())
         on_end(result())
         saved.finish(recorded_in)
         return result()
@@ -180,6 +203,7 @@ def run_epochs(
     spec: DataSpec,
     train_split: Split,
     test: Split,
+    validation: Split | None = None,
     state: TrainingState | None = None,
 ) -> Iterator[TrainingState]:
     """Train on the whole training set, and yield the state after each epoch.
@@ -189,20 +213,25 @@ def run_epochs(
         spec: what their images and labels are like.
         train_split: the training set.
         test: the test set.
+        validation: the validation data, if there are any.
         state: one that this function yielded, to go on from; None begins.
     """
     settings, architecture = experiment.baseline, experiment.model.model.on(spec)
 
-    def diverged(test: Evaluation) -> bool:
-        return settings.on_divergence == "stop" and test.diverged(spec.classes)
+    def is_over(number: int, evaluations: Evaluations) -> bool:
+        return number >= settings.epochs or (settings.on_divergence == "stop" and _diverged(evaluations, spec))
 
-    if state and diverged(state.epoch.test):
+    if state and is_over(state.epoch.number, state.epoch.evaluations):
         return
     train_on_threads(settings.threads)  # a parameter: float sums depend on how torch splits them
     device = experiment.compute.torch_device()
-    images, labels, test_images, test_labels = (
-        tensor.to(device) for tensor in (train_split.images, train_split.labels, test.images, test.labels)
-    )
+
+    def on(examples: Split) -> Callable[[Parameters], Evaluation]:
+        images, labels = examples.images.to(device), examples.labels.to(device)
+        return lambda parameters: evaluate(scratch_network_with(architecture, parameters, device), images, labels, spec)
+
+    evaluator = Evaluator(on(test), on(validation) if validation else None)
+    images, labels = train_split.images.to(device), train_split.labels.to(device)
     # Both trainings start from the same parameters.
     start = state.parameters if state else initial_parameters(architecture, experiment.seed)
     network = network_with(architecture, start, device)
@@ -213,12 +242,21 @@ def run_epochs(
         rng.bit_generator.state = state.rng
     done = state.epoch.number if state else 0
     left = settings.model_copy(update={"epochs": settings.epochs - done})
+    begun = time.monotonic()
     losses = train(network, images, labels, spec, left, rng, experiment.compute, optimizer=optimizer)
     for number, train_loss in enumerate(losses, start=done + 1):
-        parameters = parameters_of(network)
-        tested = scratch_network_with(architecture, parameters, device)
-        epoch = Epoch(number, train_loss, evaluate(tested, test_images, test_labels, spec))
+        trained, parameters = time.monotonic(), parameters_of(network)
+        evaluations = evaluator.during_training(parameters)
+        if over := is_over(number, evaluations):
+            evaluations = evaluator.in_the_end(parameters, evaluations)
+        epoch = Epoch(number, train_loss, evaluations, trained - begun, time.monotonic() - trained)
         saved = tuple(tensor.cpu().clone(memory_format=torch.contiguous_format) for tensor in optimizer.state())
         yield TrainingState(epoch, parameters, saved, rng.bit_generator.state)
-        if diverged(epoch.test):
+        if over:
             return
+        begun = time.monotonic()
+
+
+def _diverged(evaluations: Evaluations, spec: DataSpec) -> bool:
+    assert evaluations.deciding, "every epoch is evaluated"
+    return evaluations.deciding.diverged(spec.classes)

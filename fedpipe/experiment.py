@@ -23,7 +23,7 @@ from fedpipe.models.parameters import Parameters, initial_parameters
 from fedpipe.models.settings import ModelChoice
 from fedpipe.system.checkpoints import checkpoints, origin
 from fedpipe.system.records import Record
-from fedpipe.training.evaluation import Evaluation
+from fedpipe.training.evaluation import Evaluation, Evaluations, Evaluator
 
 
 class Experiment(Section):
@@ -39,7 +39,7 @@ class Experiment(Section):
 class FederatedData:
     """Where an experiment's data lies."""
 
-    dataset: Path  # a folder with dataset.json and test.safetensors, as `fedpipe.data.datasets.save` writes them
+    dataset: Path  # a folder, as `fedpipe.data.datasets.save` writes it, of which train.safetensors is not needed
     clients: Path  # a folder of clients' examples, as `fedpipe.data.store.write` writes it
 
 
@@ -51,25 +51,45 @@ class Result(datasets.OnDataset):
     history: tuple[Round, ...]
 
     @property
+    def evaluations(self) -> Evaluations:
+        """Those of the last model that was evaluated, which in the end is the last one."""
+        return next(round.evaluations for round in reversed(self.history) if round.evaluations.deciding)
+
+    @property
     def test(self) -> Evaluation:
-        """The evaluation on the test set of the last model that was evaluated, which in the end is the last one."""
-        return next(round.test for round in reversed(self.history) if round.test)
+        """The evaluation on the test set. With validation data there is none before training is over."""
+        assert self.evaluations.test, "training is over"
+        return self.evaluations.test
 
     def round_rows(self) -> list[dict[str, Any]]:
         """Return the rows of rounds.csv."""
         processed = accumulate(round.examples_processed for round in self.history)
-        return [round.row() | {"examples_processed": n} for round, n in zip(self.history, processed, strict=True)]
+        sent = accumulate(round.bytes_down + round.bytes_up for round in self.history)
+        return [
+            round.row() | {"bytes_total": so_far, "examples_processed": examples}
+            for round, so_far, examples in zip(self.history, sent, processed, strict=True)
+        ]
 
     def client_rows(self) -> list[dict[str, Any]]:
         """Return the rows of clients.csv."""
         return [vars(client) for round in self.history for client in round.clients]
 
+    def timing_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of timings.csv, which two runs never have in common."""
+        return [
+            {
+                "round": round.number,
+                "training_seconds": round.training_seconds,
+                "evaluation_seconds": round.evaluation_seconds,
+            }
+            for round in self.history
+        ]
+
     def metrics(self) -> dict[str, Any]:
         """Return the figures that experiments are compared by."""
         return {
             "dataset": self.dataset,
-            "accuracy": self.test.accuracy,
-            "loss": self.test.loss,
+            **self.evaluations.metrics(),
             "diverged": self.state.diverged,
             "rounds": len(self.history),
             "skipped_rounds": sum(round.skipped for round in self.history),
@@ -145,9 +165,9 @@ def run(
             oldest = None
         training = iterate(experiment, data, state=state, states=states, oldest=oldest, on_clients=on_clients)
         for state, round in training:
-            rounds.append(round)
+            rounds[-1:] = [*(earlier.without_confusion() for earlier in rounds[-1:]), round]
             on_round(result())
-            saved.save(round.number, Progress(state, round), round.without_predictions())
+            saved.save(round.number, Progress(state, round), round.without_confusion())
         on_end(result())
         saved.finish(recorded_in)
         return result()
@@ -178,7 +198,7 @@ def iterate(
     """
     description = datasets.describe(data.dataset / "dataset.json")
     architecture = experiment.model.model.on(description.spec)
-    store, test = open_store(data.clients.resolve()), data.dataset.resolve() / "test.safetensors"
+    store = open_store(data.clients.resolve())
     with ExitStack() as stack:
         if states is None:
             states = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpipe-")))
@@ -187,11 +207,18 @@ def iterate(
             experiment.compute,
         )  # fmt: skip
         run_tasks = stack.enter_context(experiment.compute.start())
-        ranges, job = parts(description.test_examples), EvaluateParts(architecture, test, experiment.compute)
 
-        def evaluate(parameters: Parameters) -> Evaluation:
-            results = run_tasks(job, parameters, ranges)
-            return Evaluation.of(part for several in results for part in several)
+        def on(data_set: str, examples: int) -> Callable[[Parameters], Evaluation]:
+            file = data.dataset.resolve() / f"{data_set}.safetensors"
+            ranges, job = parts(examples), EvaluateParts(architecture, file, experiment.compute)
 
+            def evaluate(parameters: Parameters) -> Evaluation:
+                results = run_tasks(job, parameters, ranges)
+                return Evaluation.of((part for several in results for part in several), description.classes)
+
+            return evaluate
+
+        held_back = description.validation_examples
+        evaluator = Evaluator(on("test", description.test_examples), on("validation", held_back) if held_back else None)
         state = state or ServerState(0, initial_parameters(architecture, experiment.seed))
-        yield from run_rounds(state, client, store.sizes, run_tasks, evaluate, oldest=oldest, on_clients=on_clients)
+        yield from run_rounds(state, client, store.sizes, run_tasks, evaluator, oldest=oldest, on_clients=on_clients)

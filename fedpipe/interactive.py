@@ -52,7 +52,7 @@ class Result(federated_training.Result):
 
     @cached_property
     def rounds(self) -> "pd.DataFrame":
-        """A row for each round: cohort, who failed and how, examples, losses, test accuracy, bytes down and up."""
+        """A row for each round: cohort, who failed and how, examples, losses, accuracy, norms, bytes down and up."""
         import pandas as pd
 
         return pd.DataFrame(self.round_rows())
@@ -98,17 +98,22 @@ class Result(federated_training.Result):
         trained.write(path, self.parameters, self.experiment, self.data)
 
     def plot(self) -> "altair.Chart":
-        """Return the test accuracy over the rounds, as a picture that a notebook shows and that `save(path)` saves."""
+        """Return the accuracy over the rounds, as a picture that a notebook shows and that `save(path)` saves.
+
+        It is that on validation data if there are any, and else that on the test set.
+        """
         import altair
 
-        table = self.rounds.loc[:, ["round", "test_accuracy", "test_loss"]].dropna()
+        accuracy, loss = f"{self.evaluated_on}_accuracy", f"{self.evaluated_on}_loss"
+        table = self.rounds.loc[:, ["round", accuracy, loss]].dropna()
         ticks = altair.Axis(tickCount=min(10, max(1, len(self.history) - 1)), format="d")  # at whole rounds
         round = altair.X("round", title="round", axis=ticks).scale(zero=False)
-        accuracy = altair.Y("test_accuracy", title="test accuracy", axis=altair.Axis(format=".1%")).scale(zero=False)
+        title = accuracy.replace("_", " ")
+        height = altair.Y(accuracy, title=title, axis=altair.Axis(format=".1%")).scale(zero=False)
         return (
             altair.Chart(table, title=f"{self._algorithm} on {self.dataset}", width=420, height=260)
             .mark_line(point=True)
-            .encode(x=round, y=accuracy, tooltip=list(table))
+            .encode(x=round, y=height, tooltip=list(table))
         )
 
     @property
@@ -123,7 +128,7 @@ class Result(federated_training.Result):
         )
 
     def _repr_html_(self) -> str:
-        columns = ["round", "examples", "train_loss", "test_loss", "test_accuracy"]
+        columns = ["round", "examples", "train_loss", f"{self.evaluated_on}_loss", f"{self.evaluated_on}_accuracy"]
         return f"<p>{repr(self)[1:-1]}</p>" + self.rounds.loc[:, columns].to_html(index=False, na_rep="")
 
 
@@ -135,6 +140,7 @@ def run(
     test: Examples | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    validation: float = 0.0,
     checkpoint: str | Path | None = None,
     quiet: bool = False,
     **parameters: Any,
@@ -162,6 +168,9 @@ def run(
         mean: of each channel's pixels in `data`, where black is 0 and white is 1: networks take (pixels - mean) / std.
             None measures both on all the examples to train on.
         std: their standard deviation. Both are given, or neither.
+        validation: the fraction of the examples to train on that is held back for validation, evenly from each class,
+            and from each client's own: nobody trains on them, and they decide in place of the test set when training
+            stops. The test set is then used once, for the last model.
         checkpoint: a folder. A run that was interrupted goes on from what it finds there, with the same bits as if it
             had not been, when it is called again with the same parameters and data. None saves nothing.
         quiet: print nothing.
@@ -178,7 +187,8 @@ def run(
         experiment.in_use()  # which needs the code of a user's own classes, by which checkpoints are told apart
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpipe-")))
-        download = _section(sources.Download, {"mean": mean and tuple(mean), "std": std and tuple(std)})
+        normalisation = {"mean": mean and tuple(mean), "std": std and tuple(std)}
+        download = _section(sources.Download, {**normalisation, "validation": validation})
         found = _data(data, test, download, partition, experiment.seed, scratch, quiet)
         settings = experiment.federated
         total = settings.rounds * settings.clients_per_round
@@ -192,7 +202,7 @@ def run(
         def report(done: federated_training.Result) -> None:
             round = done.history[-1]
             if bar:
-                bar.report(f"round {round.number}", round.test, round.examples_processed)
+                bar.report(f"round {round.number}", round.evaluations.by_data(), round.examples_processed)
 
         done = federated_training.run(
             experiment, found, checkpoint=None if checkpoint is None else Path(checkpoint),
@@ -264,22 +274,25 @@ def _divided(
     scratch: Path,
 ) -> FederatedData:
     train, held_out = (examples, _split(test, "test")) if test is not None else sources.parted(examples, TESTED, seed)
-    classes = _save(train, held_out, download, scratch)
+    train, validation = sources.without_validation(train, download)
+    classes = _save(train, validation, held_out, download, scratch)
     write_shards(scratch / "shards", train, classes, partition, seed)
     return FederatedData(scratch / "dataset", scratch / "shards")
 
 
-def _save(train: Split, test: Split, download: sources.Download, scratch: Path) -> int:
+def _save(train: Split, validation: Split | None, test: Split, download: sources.Download, scratch: Path) -> int:
     """Write the data set, and return how many classes it has."""
     if not len(test):
         raise UserError("data: too few examples to test on a tenth of them; give a test set")
     if train.images.shape[1:] != test.images.shape[1:]:
         raise UserError(f"test: images are {_described(test.images)}, unlike those of data: {_described(train.images)}")
     height, width, channels = train.images.shape[1:]
-    classes = max(2, 1 + int(max(train.labels.max(), test.labels.max())))
+    splits = train, test, *([validation] if validation else [])
+    classes = max(2, 1 + max(int(split.labels.max()) for split in splits))
     spec = DataSpec(height, width, channels, classes, *download.normalisation(train.images))
     names = tuple(map(str, range(classes)))
-    datasets.save(Dataset("own data", "given to fedpipe.run", spec, names, train, test), scratch / "dataset")
+    dataset = Dataset("own data", "given to fedpipe.run", spec, names, train, test, validation=validation)
+    datasets.save(dataset, scratch / "dataset")
     return classes
 
 
@@ -289,6 +302,11 @@ def _folder(data: str | Path | None, download: sources.Download, scratch: Path, 
     if (there / "dataset.json").exists():
         if download.mean:
             raise UserError("mean: the data set has a mean and a std already; leave them out")
+        if download.validation:
+            raise UserError(
+                f"validation: the data set in {there} is divided already; leave it out, and set download.validation "
+                "in params.yaml instead"
+            )
         return there
     log = (lambda line: None) if quiet else console.say
     if data is None and not sources.named_source("mnist"):

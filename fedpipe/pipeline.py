@@ -107,10 +107,15 @@ def mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:
     if cohort > clients:
         yield ParameterError("federated.clients_per_round", f"{cohort} exceeds partition.clients = {clients}")
     if known := _known(pipeline.download):
+        try:
+            examples = known.examples - pipeline.download.validation_examples(known.examples)
+        except ParameterError as error:
+            yield error
+            examples = known.examples
         yield from _raised(lambda: federated.algorithm.check(skeleton(pipeline.model.model.on(known.spec))))
         # Tried on labels as many as the data set's, each as often as the other.
-        labels = np.arange(known.train_examples) % known.spec.classes
-        owners = np.arange(known.train_examples) % known.clients if known.clients else None
+        labels = np.arange(examples) % known.spec.classes
+        owners = np.arange(examples) % known.clients if known.clients else None
         yield from _raised(lambda: pipeline.partition.assign(labels, pipeline.seed, owners))
     yield from _raised(compute.torch_device)
     if compute.engine == "ray" and find_spec("ray") is None:
@@ -120,7 +125,7 @@ def mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:
 @dataclass(frozen=True)
 class _Known:
     spec: DataSpec
-    train_examples: int
+    examples: int  # to train and to validate on
     clients: int  # of its own
 
 
@@ -135,7 +140,8 @@ def _known(download: Download) -> _Known | None:
         there = there if there and there.name == Path(download.path).stem else None
     elif not there or not there.name.startswith(f"{original.name} sample"):  # which is smaller
         return _Known(original.spec(), original.train_examples, 0)
-    return there and _Known(there.spec, there.train_examples, len(there.client_names))
+    examples = there.train_examples + there.validation_examples if there else 0
+    return there and _Known(there.spec, examples, len(there.client_names))
 
 
 def _raised(attempt: Callable[[], object]) -> Iterator[ParameterError]:

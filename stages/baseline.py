@@ -4,7 +4,6 @@ from pathlib import Path
 
 from fedpipe import baseline
 from fedpipe.config.file import read, run_stage
-from fedpipe.data import datasets
 from fedpipe.serving import trained
 from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
@@ -25,10 +24,10 @@ def main() -> None:
     def write_so_far(result: baseline.Result) -> None:
         files.write_table(REPORTS / "epochs.csv", result.epoch_rows(), dataset=result.dataset)
         files.write_json(REPORTS / "metrics.json", {"baseline": result.metrics()})
+        files.write_table(REPORTS / "timings.csv", result.timing_rows(), dataset=result.dataset)
 
     def write(result: baseline.Result) -> None:
-        test = datasets.load(DATASET / "test.safetensors")
-        confusion = confusion_rows(test.labels, result.test.predictions, result.spec.classes)
+        confusion = confusion_rows(result.test.confusion)
         trained.write(MODEL, result.parameters, experiment, result.data)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
         write_so_far(result)
@@ -44,7 +43,7 @@ def main() -> None:
 
         def report(result: baseline.Result) -> None:
             bar.advance()
-            bar.report(f"epoch {len(result.epochs)}", result.test, result.examples)
+            bar.report(f"epoch {len(result.epochs)}", result.evaluations.by_data(), result.examples)
             with live.turn() as due:
                 if due:
                     write_so_far(result)

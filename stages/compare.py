@@ -20,7 +20,8 @@ def main() -> None:
         method: comparison.read_metrics(REPORTS / stage / "metrics.json", stage) for method, stage in TRAININGS.items()
     }
     dataset = comparison.one_dataset(metrics)
-    columns = "dataset", "test_loss", "test_accuracy", "examples_processed"
+    evaluated = "validation_loss", "validation_accuracy", "test_loss", "test_accuracy"
+    columns = "dataset", *evaluated, "examples_processed"
     rounds = comparison.read_table(REPORTS / "federated/rounds.csv", "federated", "round", *columns)
     epochs = comparison.read_table(REPORTS / "baseline/epochs.csv", "baseline", "epoch", *columns)
     columns = "dataset", "method", "actual", "predicted", "examples"
@@ -48,7 +49,7 @@ def main() -> None:
     shown, clients = len(labels["client"].unique()), len(manifest)
     excerpt = f" ({shown} of {clients:,} clients)" if shown < clients else ""
     for name, title, frame in (
-        ("learning_curves", "Test accuracy over what it cost", curves),
+        ("learning_curves", "Accuracy over what it cost", curves),
         ("confusion_counts", "Test images by actual and predicted label", confusion),
         ("class_accuracy", "Test accuracy by label", classes),
         ("label_counts", f"Training examples by client and label{excerpt}", labels),

@@ -29,7 +29,8 @@ def main() -> None:
             ),
             soft_wrap=False,
         )
-    console.say(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images")
+    validation = f", {len(dataset.validation):,} validation" if dataset.validation else ""
+    console.say(f"{dataset.name}: {len(dataset.train):,} training{validation} and {len(dataset.test):,} test images")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Train by federated rounds on the clients' examples, and evaluate on the test set."""
+"""Train by federated rounds on the clients' examples, and evaluate on validation data and the test set."""
 
 from pathlib import Path
 
 from fedpipe.config.file import read, run_stage
-from fedpipe.data import datasets
 from fedpipe.experiment import Experiment, FederatedData, Result, run
 from fedpipe.federated.rounds import CLIENT_COLUMNS, REMEDY, Round
 from fedpipe.federated.settings import Federated
@@ -28,10 +27,10 @@ def main() -> None:
     def write_so_far(result: Result) -> None:
         files.write_table(REPORTS / "rounds.csv", result.round_rows(), dataset=result.dataset)
         files.write_json(REPORTS / "metrics.json", {"federated": result.metrics()})
+        files.write_table(REPORTS / "timings.csv", result.timing_rows(), dataset=result.dataset)
 
     def write(result: Result) -> None:
-        test = datasets.load(DATA.dataset / "test.safetensors")
-        confusion = confusion_rows(test.labels, result.test.predictions, result.spec.classes)
+        confusion = confusion_rows(result.test.confusion)
         trained.write(MODEL, result.state.parameters, experiment, result.data)
         files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=result.dataset)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
@@ -49,9 +48,9 @@ def main() -> None:
             round = result.history[-1]
             for line in _events(round, settings):
                 console.say(line)
-            bar.report(f"round {round.number}", round.test, round.examples_processed)
+            bar.report(f"round {round.number}", round.evaluations.by_data(), round.examples_processed)
             with live.turn() as due:
-                if due and round.test:
+                if due and round.evaluations.deciding:
                     write_so_far(result)
 
         result = run(

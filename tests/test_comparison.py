@@ -16,6 +16,8 @@ ROUNDS = pd.DataFrame(
         "dataset": "MNIST",
         "round": [1, 2, 3],
         "examples_processed": [100, 200, 300],
+        "validation_loss": None,
+        "validation_accuracy": None,
         "test_loss": [0.5, 0.1, 0.05],
         "test_accuracy": [0.90, 0.985, 0.98],
     }
@@ -25,6 +27,8 @@ EPOCHS = pd.DataFrame(
         "dataset": "MNIST",
         "epoch": [1, 2],
         "examples_processed": [400, 800],
+        "validation_loss": None,
+        "validation_accuracy": None,
         "test_loss": [0.2, 0.1],
         "test_accuracy": [0.95, 0.9712],
     }
@@ -53,6 +57,7 @@ def test_the_comparison_is_the_last_of_each_curve():
         "centralised_loss": 0.1,
         "federated_examples": 300,
         "centralised_examples": 800,
+        "evaluated_on": "test",
         "rounds_to_target": 2,
         "epochs_to_target": None,
         "federated_diverged": False,
@@ -68,6 +73,44 @@ def test_the_markdown_gives_percentages_and_names_the_data_set():
     assert "| centralised | 97.12% | 0.1000 | 2 epochs | 800 | not reached |" in text
     assert "Federated less centralised: +0.88 points" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+# With validation data, the test set is used for the last model alone.
+VALIDATED = ROUNDS.assign(
+    validation_loss=[0.4, 0.2, 0.1], validation_accuracy=[0.8, 0.96, 0.99], test_loss=[None, None, 0.05],
+    test_accuracy=[None, None, 0.98],
+)  # fmt: skip
+VALIDATED_EPOCHS = EPOCHS.assign(
+    validation_loss=[0.3, 0.2], validation_accuracy=[0.93, 0.94], test_loss=[None, 0.1], test_accuracy=[None, 0.9712]
+)
+
+
+def test_with_validation_data_these_make_the_curves_and_the_test_set_the_result():
+    curves = comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS)
+    assert set(curves["evaluated_on"]) == {"validation"}
+    assert curves["accuracy"].tolist() == [0.8, 0.96, 0.99, 0.93, 0.94]
+    table = comparison.compare(curves, SETTINGS)
+    metrics = comparison.as_metrics(table)["comparison"]
+    assert (metrics["federated_accuracy"], metrics["centralised_accuracy"]) == (0.98, 0.9712)
+    assert (metrics["rounds_to_target"], metrics["epochs_to_target"]) == (3, None)
+    assert metrics["evaluated_on"] == "validation"
+
+
+def test_the_markdown_says_by_which_data_training_was_stopped():
+    for curves, said in (
+        (
+            comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS),
+            "Rounds and epochs to 98.5% are counted on validation data, which also decide about stopping\n"
+            "early; the test set was used once, for the last models.\n",
+        ),
+        (
+            comparison.learning_curves(ROUNDS, EPOCHS),
+            "Rounds and epochs to 98.5% are counted on the test set, which also decides about stopping early.\n",
+        ),
+    ):
+        text = comparison.as_markdown(comparison.compare(curves, SETTINGS), SETTINGS)
+        assert text.endswith(said)
+        assert max(map(len, text.splitlines())) <= 100
 
 
 def test_a_training_that_diverged_is_called_so_and_not_compared():
@@ -113,6 +156,7 @@ def test_results_on_different_data_sets_are_not_compared():
 
 TABLES = {
     "learning_curves": comparison.learning_curves(ROUNDS, EPOCHS),
+    "learning_curves on validation data": comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS),
     "confusion_counts": CONFUSION,
     "class_accuracy": comparison.class_accuracies(CONFUSION),
     "label_counts": comparison.label_counts(MANIFEST, "MNIST"),
@@ -125,7 +169,7 @@ def test_equal_tables_make_equal_pictures_and_the_data_set_is_named_in_them(
 ):
     monkeypatch.chdir(ROOT)
     for png, dataset in (("one.png", "MNIST"), ("other.png", "MNIST"), ("sample.png", "MNIST sample (5,000 images)")):
-        figures.draw(name, "A title", TABLES[name].assign(dataset=dataset), tmp_path / png)
+        figures.draw(name.partition(" ")[0], "A title", TABLES[name].assign(dataset=dataset), tmp_path / png)
     picture = (tmp_path / "one.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 3000

@@ -1,6 +1,7 @@
 """Whatever happens to a file that is read, one line names it, and no wrong result is made of it."""
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 
 from fedpipe import baseline
 from fedpipe.data import datasets
+from fedpipe.data.sources import Download, offline_sample
 from fedpipe.data.store import ClientStore
 from fedpipe.engines import Compute
 from fedpipe.experiment import FederatedData, Result, run
@@ -23,6 +25,9 @@ from fedpipe.system.errors import UserError
 from tests.federations import experiment_of
 
 SGD = LocalTraining(epochs=1, batch_size=32, optimizer="sgd", lr=0.05)
+CENTRALISED = baseline.CentralisedExperiment.model_validate(
+    {"seed": 3, "model": {"name": "logistic"}, "compute": {"device": "cpu"}, "baseline": {"epochs": 1}}
+)
 
 
 def truncated(path: Path) -> None:
@@ -110,15 +115,42 @@ def test_the_test_set_is_that_which_was_downloaded(damage: Damage, file: str, da
     said_of(path, error)
 
 
+@pytest.fixture
+def validated(data: FederatedData) -> FederatedData:
+    """The same, with validation data."""
+    datasets.save(offline_sample(Download(validation=0.1)), data.dataset)
+    return data
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_validation_data_are_those_that_were_held_back(damage: Damage, validated: FederatedData):
+    path = validated.dataset / "validation.safetensors"
+    damage(path)
+    for attempt in (
+        lambda: run(experiment_of(rounds=1, model=Logistic(), local=SGD), validated),
+        lambda: baseline.run(CENTRALISED, validated.dataset),
+    ):
+        with pytest.raises(UserError) as error:
+            attempt()
+        said_of(path, error)
+
+
+def test_a_description_from_before_there_were_validation_data_is_named(data: FederatedData):
+    path = data.dataset / "dataset.json"
+    description = json.loads(path.read_text())
+    del description["validation_examples"]
+    files.write_json(path, description)
+    with pytest.raises(UserError) as error:
+        datasets.describe(path)
+    said_of(path, error)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_the_training_set_is_that_which_was_downloaded(damage: Damage, data: FederatedData):
     path = data.dataset / "train.safetensors"
     damage(path)
-    experiment = baseline.CentralisedExperiment.model_validate(
-        {"seed": 3, "model": {"name": "logistic"}, "compute": {"device": "cpu"}, "baseline": {"epochs": 1}}
-    )
     with pytest.raises(UserError) as error:
-        baseline.run(experiment, data.dataset)
+        baseline.run(CENTRALISED, data.dataset)
     said_of(path, error)
 
 

@@ -25,7 +25,7 @@ from fedpipe.models.parameters import Parameters, network_with, parameters_of
 from fedpipe.system.errors import ParameterError
 from fedpipe.system.randomness import generator
 from fedpipe.training.arithmetic import PLAIN
-from fedpipe.training.evaluation import Evaluation, evaluate
+from fedpipe.training.evaluation import Evaluation, Evaluator, evaluate
 from fedpipe.training.loop import train
 from tests.federations import (
     LOCAL,
@@ -134,10 +134,11 @@ def run_by(
     client = client_of(folder, states, seed=11, architecture=model, **settings)
 
     def on_test_set(parameters: Parameters) -> Evaluation:
-        return Evaluation.of(EvaluateParts(model, test, PLAIN)(parameters, parts(len(load(test)))))
+        return Evaluation.of(EvaluateParts(model, test, PLAIN)(parameters, parts(len(load(test)))), MNIST.classes)
 
     torch.set_num_threads(1)
-    return list(run_rounds(ServerState(0, start_of(model)), client, open_store(folder).sizes, run_tasks, on_test_set))
+    start, sizes = ServerState(0, start_of(model)), open_store(folder).sizes
+    return list(run_rounds(start, client, sizes, run_tasks, Evaluator(on_test_set)))
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +197,7 @@ def test_too_many_lost_updates_skip_the_round(folder: Path, test: Path, tmp_path
     assert same(state.parameters, start_of())
     assert state.last_rounds == {}
     assert (round.row()["lost"], round.skipped, round.returned) == ("0 1 3", True, 2)
+    assert (round.update_norm, round.aggregate_norm, round.update_cosine) == (None, None, None)
     assert round.bytes_up > 0  # two arrived, in vain
 
 
@@ -284,6 +286,47 @@ def test_the_row_of_a_round_adds_up(folder: Path, test: Path):
     examples = load(test)
     again = evaluate(network_with(MODEL, state.parameters), examples.images, examples.labels, MNIST)
     assert row["test_accuracy"] == again.accuracy
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "q-fedavg", "fednova", "feddyn", "fedsgd"])
+def test_the_norms_of_a_round_are_those_of_what_its_clients_sent(
+    strategy: str, folder: Path, test: Path, tmp_path: Path
+):
+    """And the cosine, which the server has from norms alone, is the mean of theirs, longer ones counting more."""
+    setting: dict[str, Any] = {"strategy": strategy, "clients_per_round": 4, "seed": 11}
+    [(_, round)] = federate(folder, test, rounds=1, **setting)
+    torch.set_num_threads(1)
+    client = client_of(folder, tmp_path, **setting)
+    tasks = [task_of(report.client) for report in round.clients]
+    sent = [client.update(first_round(start_of()), task).delta.double().numpy() for task in tasks]
+    norms = np.array([np.linalg.norm(delta) for delta in sent])
+    weights = weights_of([report.client for report in round.clients])
+    mean = np.average(sent, axis=0, weights=weights)
+    cosines = [delta @ mean / (norm * np.linalg.norm(mean)) for delta, norm in zip(sent, norms, strict=True)]
+    assert [report.update_norm for report in round.clients] == pytest.approx(norms, rel=1e-12)
+    row = round.row()
+    assert row["update_norm"] == pytest.approx(np.average(norms, weights=weights), rel=1e-12)
+    assert row["aggregate_norm"] == pytest.approx(np.linalg.norm(mean), rel=1e-6)
+    assert row["update_cosine"] == pytest.approx(np.average(cosines, weights=weights * norms), rel=1e-6)
+    assert 0 < row["update_cosine"] < 1
+
+
+def test_the_update_of_one_client_agrees_with_itself(folder: Path, test: Path):
+    [(_, round)] = federate(folder, test, rounds=1, clients_per_round=1)
+    assert round.update_cosine == pytest.approx(1, rel=1e-6)
+    assert round.update_norm == round.clients[0].update_norm
+
+
+def test_clipped_updates_are_as_long_as_the_bound(folder: Path, test: Path):
+    """Norms are of what is sent."""
+    [(_, round)] = federate(folder, test, rounds=1, transforms="clip", clip={"norm": 0.01})
+    assert [report.update_norm for report in round.clients] == pytest.approx([0.01] * 3, rel=1e-6)
+
+
+def test_bytes_and_examples_add_up_over_the_rounds(folder: Path, test: Path):
+    rows = run(experiment_of(rounds=3), FederatedData(dataset=test.parent, clients=folder)).round_rows()
+    sums = np.cumsum([row["bytes_down"] + row["bytes_up"] for row in rows])
+    assert [row["bytes_total"] for row in rows] == sums.tolist()
 
 
 def test_a_cohort_larger_than_the_population_is_refused(folder: Path, test: Path):

@@ -87,7 +87,7 @@ def test_a_test_set_of_its_own_is_the_test_set(tmp_path: Path):
 
 def test_the_test_set_does_not_depend_on_the_experiments_seed_but_on_its_own(tmp_path: Path):
     lay_down(tmp_path / "flowers", each=20)
-    one, same, other = (own(tmp_path / "flowers", test_seed=seed).test.images for seed in (0, 0, 1))
+    one, same, other = (own(tmp_path / "flowers", split_seed=seed).test.images for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert as_set(one) != as_set(other)
 

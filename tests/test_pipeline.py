@@ -78,7 +78,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_report_names_the_sample(project: Path):
     tables = sorted((project / "reports").rglob("*.csv"))
-    assert len(tables) == 9
+    assert len(tables) == 11
     for table in tables:
         assert set(pd.read_csv(table)["dataset"]) == {SAMPLE}, table
     for metrics in sorted((project / "reports").rglob("metrics.json")):
@@ -92,16 +92,32 @@ def test_the_tables_have_the_columns_that_are_documented(project: Path):
         return list(pd.read_csv(project / "reports" / table))
 
     assert columns("federated/rounds.csv") == [
-        "dataset", "round", "cohort", "dropped", "lost", "refused", "skipped", "examples", "train_loss", "test_loss",
-        "test_accuracy", "bytes_down", "bytes_up", "examples_processed",
+        "dataset", "round", "cohort", "dropped", "lost", "refused", "skipped", "examples", "train_loss",
+        "validation_loss", "validation_accuracy", "validation_macro_f1", "test_loss", "test_accuracy", "test_macro_f1",
+        "update_norm", "aggregate_norm", "update_cosine", "bytes_down", "bytes_up",
+        "bytes_total", "examples_processed",
     ]  # fmt: skip
     assert columns("federated/clients.csv") == [
         "dataset", "round", "client", "examples", "epochs", "train_loss", "loss", "accuracy", "held_out",
-        "holdout_accuracy_before", "holdout_accuracy",
+        "holdout_accuracy_before", "holdout_accuracy", "update_norm",
     ]  # fmt: skip
     assert columns("baseline/epochs.csv") == [
-        "dataset", "epoch", "train_loss", "test_loss", "test_accuracy", "examples_processed",
+        "dataset", "epoch", "train_loss", "validation_loss", "validation_accuracy", "validation_macro_f1", "test_loss",
+        "test_accuracy", "test_macro_f1", "examples_processed",
     ]  # fmt: skip
+
+
+def test_timings_are_in_files_that_nothing_follows_from(project: Path):
+    """Neither git nor DVC knows of them, and no other table says how long anything took."""
+    names = set(hashes(project)) | set(run("git ls-files", project).splitlines())
+    for stage, table in (("federated", "rounds"), ("baseline", "epochs")):
+        timings = pd.read_csv(project / f"reports/{stage}/timings.csv")
+        assert len(timings) == len(pd.read_csv(project / f"reports/{stage}/{table}.csv"))
+        assert (timings[["training_seconds", "evaluation_seconds"]].to_numpy() > 0).all()
+        assert f"reports/{stage}/timings.csv" not in names
+    for table in {path for path in (project / "reports").rglob("*.csv") if path.stem != "timings"}:
+        assert "seconds" not in table.read_text()
+    assert run("git status --porcelain", project) == ""
 
 
 def test_a_second_repro_has_nothing_to_do(project: Path):
@@ -146,7 +162,7 @@ def test_an_experiment_reruns_what_its_parameter_reaches_and_going_back_restores
 def test_a_parameter_that_the_chosen_strategy_does_not_use_reruns_no_training(project: Path):
     output = run(
         "dvc exp run -S federated.fedprox.mu=0.5 -S partition.dirichlet.alpha=0.3 -S model.resnet.blocks=2 "
-        "-S download.test_seed=1 -S compute.checkpoint_every=3",
+        "-S download.split_seed=1 -S compute.checkpoint_every=3",
         project,
     )
     assert ran(output) == ["check"]

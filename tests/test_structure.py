@@ -139,10 +139,12 @@ def test_parameters_of_what_is_not_chosen_do_not_count():
         {"federated": {"fedprox": {"mu": 0.5}, "clip": {"norm": 3.0}}},
         {"partition": {"dirichlet": {"alpha": 0.1}, "feature": {"noise": 0.5}}},
         {"model": {"resnet": {"blocks": 3}}},
-        {"download": {"path": "elsewhere", "test_seed": 3, "retries": 7}},
+        {"download": {"path": "elsewhere", "split_seed": 3, "retries": 7}},
         {"compute": {"workers": 1, "engine": "threads", "checkpoint_every": 7.0}},
     ):
         assert inputs(Pipeline.model_validate(changes)) == before
+    validated = [inputs(Pipeline.model_validate({"download": {"validation": 0.1, "split_seed": n}})) for n in (0, 3)]
+    assert validated[0]["download"] != validated[1]["download"]
     chosen = {"federated": {"strategy": "fedprox", "fedprox": {"mu": 0.5}}}
     counted = inputs(Pipeline.model_validate(chosen))["federated"]["parameters"]["federated"]
     assert counted["fedprox"] == {"mu": 0.5}

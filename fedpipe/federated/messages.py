@@ -72,6 +72,7 @@ class ClientReport(Message):
     held_out: int  # examples that it does not train on but tests on
     holdout_accuracy_before: float | None  # of the server's model on the held-out ones; None where there are none
     holdout_accuracy: float | None  # after training
+    update_norm: float = 0.0  # L2 norm of the update as it is sent, which is 0 until it is
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The loop of federated rounds: draw a cohort, train its clients, add up their updates, step, evaluate."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -10,14 +11,13 @@ import torch
 from fedpipe.engines import RunTasks
 from fedpipe.federated.aggregation.base import Aggregator
 from fedpipe.federated.client import Client
-from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refusal, Task
+from fedpipe.federated.messages import Aggregate, Broadcast, ClientReport, PartialSum, Refusal, Task
 from fedpipe.federated.sampling import Cohort
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.worker import TrainAndSum
-from fedpipe.models.parameters import Parameters
 from fedpipe.system.errors import ParameterError, UserError
 from fedpipe.system.records import Record
-from fedpipe.training.evaluation import Evaluation
+from fedpipe.training.evaluation import Evaluation, Evaluations, Evaluator
 
 CLIENT_COLUMNS = [column.name for column in fields(ClientReport)]  # of clients.csv
 
@@ -35,27 +35,39 @@ class Round(Record):
     clients: tuple[ClientReport, ...]  # of those whose updates counted, ascending; none in a skipped round
     lost: tuple[int, ...]  # the clients that were to return an update of which nothing arrived
     refusals: tuple[Refusal, ...]  # the updates that arrived and were not taken
-    test: Evaluation | None  # of the new model; None in a round that is not evaluated
+    evaluations: Evaluations  # of the new model
     bytes_down: int  # of the messages to all clients of the cohort
     bytes_up: int  # of the updates that arrived
+    aggregate_norm: float | None  # L2 norm of what the aggregation makes of the updates; None in a skipped round
+    training_seconds: float = field(compare=False)  # from the draw to the new model
+    evaluation_seconds: float = field(compare=False)
 
     @classmethod
     def of(
-        cls, number: int, cohort: Cohort, arrived: PartialSum, enough: bool, test: Evaluation | None, bytes_down: int
-    ) -> Self:
-        """Return what a round did in which these updates arrived, enough or not."""
+        cls, number: int, cohort: Cohort, arrived: PartialSum, aggregate: Aggregate | None,
+        evaluations: Evaluations, bytes_down: int, training_seconds: float, evaluation_seconds: float,
+    ) -> Self:  # fmt: skip
+        """Return what a round did in which these updates arrived; their aggregate is None if they are too few."""
         heard = {one.client for one in (*arrived.reports, *arrived.refusals)}
-        reports = arrived.reports if enough else ()
+        reports = arrived.reports if aggregate else ()
         return cls(
             number,
             cohort,
             tuple(sorted(reports, key=lambda report: report.client)),
             tuple(member.client for member in cohort.members if member.client not in heard),
             tuple(sorted(arrived.refusals, key=lambda refusal: refusal.client)),
-            test,
+            evaluations,
             bytes_down,
             arrived.bytes_up,
+            aggregate and float(torch.linalg.vector_norm(aggregate.delta)),
+            training_seconds,
+            evaluation_seconds,
         )
+
+    @property
+    def test(self) -> Evaluation | None:
+        """The evaluation of the new model on the test set; None where there was none."""
+        return self.evaluations.test
 
     @property
     def skipped(self) -> bool:
@@ -77,9 +89,30 @@ class Round(Record):
         """Likewise, each as often as it was trained on."""
         return sum(client.examples * client.epochs for client in self.clients)
 
-    def without_predictions(self) -> Self:
+    @property
+    def update_norm(self) -> float | None:
+        """The mean L2 norm of the updates as they were sent, Σ_k p_k ‖Δ_k‖ with the aggregation's weights p_k.
+
+        None in a skipped round.
+        """
+        weights = {member.client: member.weight for member in self.cohort.members}
+        total = sum(weights[client.client] for client in self.clients)
+        norms = sum(weights[client.client] * client.update_norm for client in self.clients)
+        return None if self.skipped else norms / total
+
+    @property
+    def update_cosine(self) -> float | None:
+        """The mean cosine of the updates to their weighted mean Δ, in which longer ones count more; 1 if all agree.
+
+        It needs the norms alone, and not the updates, of which the server has but the sum:
+        Σ_k p_k ‖Δ_k‖ cos(Δ_k, Δ) / Σ_k p_k ‖Δ_k‖ = Σ_k p_k ⟨Δ_k, Δ⟩ / (‖Δ‖ Σ_k p_k ‖Δ_k‖) = ‖Δ‖ / Σ_k p_k ‖Δ_k‖,
+        since Σ_k p_k Δ_k = Δ. None in a skipped round, and where all updates are 0.
+        """
+        return self.aggregate_norm / self.update_norm if self.aggregate_norm is not None and self.update_norm else None
+
+    def without_confusion(self) -> Self:
         """Return the round as a history keeps it: the tables need no more."""
-        return replace(self, test=self.test and self.test.without_predictions())
+        return replace(self, evaluations=self.evaluations.without_confusion())
 
     def row(self) -> dict[str, Any]:
         """Return the round's row of rounds.csv."""
@@ -93,8 +126,10 @@ class Round(Record):
             "skipped": int(self.skipped),
             "examples": self.examples,
             "train_loss": None if self.skipped else sum(losses) / self.examples,
-            "test_loss": self.test and self.test.loss,
-            "test_accuracy": self.test and self.test.accuracy,
+            **self.evaluations.row(),
+            "update_norm": self.update_norm,
+            "aggregate_norm": self.aggregate_norm,
+            "update_cosine": self.update_cosine,
             "bytes_down": self.bytes_down,
             "bytes_up": self.bytes_up,
         }
@@ -105,7 +140,7 @@ def run_rounds(
     client: Client,
     sizes: np.ndarray,
     run_tasks: RunTasks,
-    evaluate: Callable[[Parameters], Evaluation],
+    evaluator: Evaluator,
     *,
     oldest: Callable[[], int] | None = None,
     on_clients: OnClients = lambda reports: None,
@@ -117,7 +152,7 @@ def run_rounds(
         client: what the clients have in common. The server never calls it: the engine's workers do.
         sizes: (clients,) the number of examples that each client trains on: all that the server knows of their data.
         run_tasks: an engine's. It may yield fewer results than it was given tasks; those clients are lost.
-        evaluate: evaluates the server's model on the test set.
+        evaluator: of the server's model.
         oldest: returns the round of the oldest state that training may go on from, for which clients keep their own
             states; None means the state that was yielded last.
         on_clients: told of clients as their updates arrive, for progress.
@@ -140,7 +175,7 @@ def run_rounds(
     dimension = sum(client.layout.lengths[name] for name in names)
 
     while not settings.is_over(state):
-        number = state.round + 1
+        number, begun = state.round + 1, time.monotonic()
         cohort = settings.draw(sizes, settings.local_training.epochs, seed, number)
         extra = strategy.broadcast(state.strategy, dimension)
         keep = torch.tensor(oldest() if oldest else state.round)
@@ -152,16 +187,20 @@ def run_rounds(
             first = min(arrived.refusals, key=lambda refusal: refusal.client)
             raise UserError(f"round {number}: client {first.client}'s update cannot be used: {first.reason}; {REMEDY}")
 
-        enough = len(arrived.reports) >= settings.min_updates
-        if enough:  # else the round is skipped: the model stays as it is, and so do the clients' states
-            mean = aggregator.result(arrived.sum)
-            mean, remembered = transforms.on_server(mean, number, len(arrived.reports), seed, state.transforms)
+        aggregate = None
+        if len(arrived.reports) >= settings.min_updates:  # else the round is skipped: model and states stay as they are
+            aggregate = aggregator.result(arrived.sum)
+            mean, remembered = transforms.on_server(aggregate, number, len(arrived.reports), seed, state.transforms)
             state = strategy.step(state, mean, names).after_updates(arrived.reports, remembered)
+        trained = time.monotonic()
         due = number % settings.evaluate_every == 0 or number == settings.rounds
-        test = evaluate(state.parameters) if due else None
-        state = state.after_round(number, test, client.architecture.spec.classes)
+        evaluations = evaluator.during_training(state.parameters) if due else Evaluations()
+        state = state.after_round(number, evaluations.deciding, client.architecture.spec.classes)
+        if settings.is_over(state):
+            evaluations = evaluator.in_the_end(state.parameters, evaluations)
         bytes_down = len(tasks) * len(broadcast) + sum(map(len, tasks.values()))
-        yield state, Round.of(number, cohort, arrived, enough, test, bytes_down)
+        seconds = trained - begun, time.monotonic() - trained
+        yield state, Round.of(number, cohort, arrived, aggregate, evaluations, bytes_down, *seconds)
 
 
 def _tasks(cohort: Cohort, sizes: np.ndarray, examples: int, last_rounds: Mapping[int, int]) -> dict[int, Task]:

@@ -62,13 +62,14 @@ class Federated(Sampling):
     )
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
-        description="Training stops at this test accuracy; null sets none. The result is the last model. Since the "
-        "test set decides, its accuracy is no longer an unbiased estimate.",
+        description="Training stops at this accuracy on validation data (download.validation) or, where there are "
+        "none, on the test set, whose accuracy is then no longer an unbiased estimate. The result is the last model. "
+        "null sets no target.",
     )
     patience: PositiveInt | None = Field(
         default=None,
-        description="Training stops after this many evaluations without a lower test loss; null sets no limit. The "
-        "result is the last model, and the test set decides here too.",
+        description="Training stops after this many evaluations in a row without a lower loss, on the same data as "
+        "target_accuracy goes by. The result is the last model. null sets no limit.",
     )
     on_bad_update: Literal["refuse", "stop"] = Field(
         default="refuse",
@@ -78,7 +79,8 @@ class Federated(Sampling):
     on_divergence: OnDivergence = "stop"
     evaluate_every: PositiveInt = Field(
         default=1,
-        description="Rounds from one evaluation on the test set to the next; the last round is always evaluated.",
+        description="Rounds from one evaluation to the next, on validation data or, where there are none, on the test "
+        "set; the last round is always evaluated.",
     )
     evaluate_clients: bool = Field(
         default=True,

@@ -25,7 +25,7 @@ class ServerState(Record):
     strategy: State = field(default_factory=dict)  # what the strategy's server remembers
     transforms: Mapping[str, State] = field(default_factory=dict)  # what each transform's server remembers, by name
     last_rounds: Mapping[int, int] = field(default_factory=dict)  # client: the round of its last update that counted
-    best_loss: float = float("inf")  # of the evaluations on the test set so far
+    best_loss: float = float("inf")  # of the evaluations so far, on validation data or on the test set
     evaluations_since_best: int = 0
     accuracy: float = 0.0  # of the last evaluation
     diverged: bool = False  # as that evaluation shows
@@ -36,24 +36,24 @@ class ServerState(Record):
         counted = {report.client: report.round for report in sorted(reports, key=lambda report: report.client)}
         return replace(self, last_rounds={**self.last_rounds, **counted}, transforms=transforms)
 
-    def after_round(self, round: int, test: Evaluation | None, classes: int) -> Self:
+    def after_round(self, round: int, evaluation: Evaluation | None, classes: int) -> Self:
         """Return the state after a round, with what early stopping needs of its evaluation, if there was one.
 
         Args:
             round: its number.
-            test: the evaluation on the test set.
+            evaluation: of its model, by which training is stopped.
             classes: how many labels there are.
         """
-        if test is None:
+        if evaluation is None:
             return replace(self, round=round)
-        better = test.loss < self.best_loss  # never, if training diverged and the loss is NaN
+        better = evaluation.loss < self.best_loss  # never, if training diverged and the loss is NaN
         return replace(
             self,
             round=round,
-            best_loss=test.loss if better else self.best_loss,
+            best_loss=evaluation.loss if better else self.best_loss,
             evaluations_since_best=0 if better else self.evaluations_since_best + 1,
-            accuracy=test.accuracy,
-            diverged=test.diverged(classes),
+            accuracy=evaluation.accuracy,
+            diverged=evaluation.diverged(classes),
         )
 
 

@@ -1,4 +1,4 @@
-"""The evaluation of the server's model on the test set, divided among an engine's workers."""
+"""The evaluation of the server's model on validation data or the test set, divided among an engine's workers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,29 +10,29 @@ from fedpipe.models.parameters import Parameters, scratch_network_with
 from fedpipe.training.arithmetic import Arithmetic
 from fedpipe.training.evaluation import CHUNK, Part, evaluate_part
 
-PART = 5 * CHUNK  # test examples that make a task
+PART = 5 * CHUNK  # examples that make a task
 
 
 def parts(examples: int) -> list[range]:
-    """Divide the test examples into tasks."""
+    """Divide the examples into tasks."""
     return [range(start, min(start + PART, examples)) for start in range(0, examples, PART)]
 
 
 @dataclass(frozen=True)
 class EvaluateParts:
-    """Evaluate a model on parts of the test set: an engine's job."""
+    """Evaluate a model on parts of a file's examples: an engine's job."""
 
     architecture: Architecture
-    test: Path  # as `fedpipe.data.datasets.save` writes it
+    examples: Path  # as `fedpipe.data.datasets.save` writes it
     arithmetic: Arithmetic
 
     def __call__(self, parameters: Parameters, tasks: Iterable[range]) -> list[Part]:
         device = self.arithmetic.torch_device()
-        test = load_to(device, self.test)
+        examples = load_to(device, self.examples)
         network = scratch_network_with(self.architecture, parameters, device)
         return [
             evaluate_part(
-                network, test.images[task.start : task.stop], test.labels[task.start : task.stop],
+                network, examples.images[task.start : task.stop], examples.labels[task.start : task.stop],
                 self.architecture.spec, task.start,
             )
             for task in tasks

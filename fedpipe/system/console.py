@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any, NoReturn, Protocol
@@ -40,7 +40,7 @@ def say(line: str) -> None:
 
 
 class Evaluated(Protocol):
-    """The test result of a model, as a line of progress shows it."""
+    """The evaluation of a model, as a line of progress shows it."""
 
     @property
     def accuracy(self) -> float: ...
@@ -64,20 +64,22 @@ class Bar:
         """Move the bar on by so many of its units, and set the total if it is known now."""
         self._progress.update(self._task, advance=count, total=total)
 
-    def report(self, step: str, test: Evaluated | None, examples: int) -> None:
+    def report(self, step: str, evaluations: Mapping[str, Evaluated], examples: int) -> None:
         """Print a line about a step that ended.
 
         Args:
             step: its name, such as ``round 3``.
-            test: the model's test result after it, or None if it was not evaluated.
+            evaluations: of the model after it, by what the examples are called; none if it was not evaluated.
             examples: the training examples that it processed.
         """
         self._examples += examples
         seconds = time.monotonic() - self._began
-        result = f"test accuracy {test.accuracy:.2%}, loss {test.loss:.4f}; " if test else ""
-        if test:
-            self._progress.update(self._task, description=f"accuracy {test.accuracy:.2%}")
-        say(f"{step}: {result}{self._examples:,} examples in {seconds:.1f} s, {self._examples / seconds:,.0f} a second")
+        results = ""
+        for data, evaluation in evaluations.items():
+            results += f"{data} accuracy {evaluation.accuracy:.2%}, loss {evaluation.loss:.4f}; "
+            self._progress.update(self._task, description=f"{data} accuracy {evaluation.accuracy:.2%}")
+        rate = self._examples / seconds
+        say(f"{step}: {results}{self._examples:,} examples in {seconds:.1f} s, {rate:,.0f} a second")
 
 
 class NotebookProgress(Progress):

@@ -1,7 +1,7 @@
-"""How good a network is on given examples: loss, accuracy, confusion."""
+"""How good a network is on examples that nobody trains on: loss, accuracy, confusion; and when it is evaluated."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -23,8 +23,7 @@ class Part:
 
     start: int  # the first one's place among all examples
     losses: tuple[float, ...]  # a sum for each chunk
-    correct: int
-    predictions: Tensor  # (n,) int64
+    cells: Tensor  # (n,) int64: of the confusion matrix, the one that each example is counted in, row by row
 
 
 @dataclass(frozen=True)
@@ -33,26 +32,102 @@ class Evaluation(Record):
 
     loss: float  # mean cross-entropy
     accuracy: float  # fraction, 0..1
-    predictions: Tensor  # (n,) int64; none in a history
+    macro_f1: float  # mean of the classes' F1 scores, 0..1
+    confusion: Tensor  # (classes, classes) int64: examples by actual and predicted class; empty in a history
 
     @classmethod
-    def of(cls, parts: Iterable[Part]) -> Self:
-        """Return the whole from its parts, in any order; all but the last must be of a multiple of CHUNK examples."""
+    def of(cls, parts: Iterable[Part], classes: int) -> Self:
+        """Return the whole from its parts.
+
+        Args:
+            parts: in any order; all but the last must be of a multiple of CHUNK examples.
+            classes: how many labels there are.
+        """
         parts = sorted(parts, key=lambda part: part.start)
-        predictions = torch.cat([part.predictions for part in parts])
+        counts = torch.cat([part.cells for part in parts]).bincount(minlength=classes**2)
+        confusion = counts.view(classes, classes)
+        examples = int(counts.sum())
         return cls(
-            loss=sum(loss for part in parts for loss in part.losses) / len(predictions),
-            accuracy=sum(part.correct for part in parts) / len(predictions),
-            predictions=predictions,
+            loss=sum(loss for part in parts for loss in part.losses) / examples,
+            accuracy=int(confusion.trace()) / examples,
+            macro_f1=_macro_f1(confusion),
+            confusion=confusion,
         )
 
     def diverged(self, classes: int) -> bool:
         """Tell whether training has diverged: the loss is no number, or far above that of guessing."""
         return not self.loss <= FAR_ABOVE * math.log(max(2, classes))
 
-    def without_predictions(self) -> Self:
-        """Return loss and accuracy alone."""
-        return replace(self, predictions=torch.empty(0, dtype=torch.int64))
+    def without_confusion(self) -> Self:
+        """Return the figures alone, as a history keeps them: many classes make a large matrix."""
+        return replace(self, confusion=torch.empty(0, 0, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Evaluations(Record):
+    """The evaluations of one model, as far as there were any."""
+
+    validation: Evaluation | None = None
+    test: Evaluation | None = None
+
+    @property
+    def deciding(self) -> Evaluation | None:
+        """The one that training is stopped by: on validation data where there are any, else on the test set."""
+        return self.validation or self.test
+
+    def by_data(self) -> dict[str, Evaluation]:
+        """Return those that there are, by what the examples are called."""
+        both = {"validation": self.validation, "test": self.test}
+        return {data: evaluation for data, evaluation in both.items() if evaluation}
+
+    def row(self) -> dict[str, float | None]:
+        """Return the columns that rounds.csv and epochs.csv have in common."""
+        return {
+            "validation_loss": self.validation and self.validation.loss,
+            "validation_accuracy": self.validation and self.validation.accuracy,
+            "validation_macro_f1": self.validation and self.validation.macro_f1,
+            "test_loss": self.test and self.test.loss,
+            "test_accuracy": self.test and self.test.accuracy,
+            "test_macro_f1": self.test and self.test.macro_f1,
+        }
+
+    def metrics(self) -> dict[str, float | None]:
+        """Return the figures that experiments are compared by: on the test set, and on validation data if any."""
+        figures = {"accuracy": self.test and self.test.accuracy, "loss": self.test and self.test.loss}
+        if self.validation:
+            figures |= {"validation_accuracy": self.validation.accuracy, "validation_loss": self.validation.loss}
+        return figures
+
+    def without_confusion(self) -> Self:
+        """Return the figures alone."""
+        return replace(
+            self,
+            validation=self.validation and self.validation.without_confusion(),
+            test=self.test and self.test.without_confusion(),
+        )
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluate the models of a training, so that the test set is used once where there are validation data."""
+
+    on_test_set: Callable[[Mapping[str, Tensor]], Evaluation]  # of a model's parameters
+    on_validation_data: Callable[[Mapping[str, Tensor]], Evaluation] | None = None  # None where there are none
+
+    def during_training(self, parameters: Mapping[str, Tensor]) -> Evaluations:
+        """Evaluate a model by which it is decided whether training goes on."""
+        if self.on_validation_data:
+            return Evaluations(validation=self.on_validation_data(parameters))
+        return Evaluations(test=self.on_test_set(parameters))
+
+    def in_the_end(self, parameters: Mapping[str, Tensor], so_far: Evaluations) -> Evaluations:
+        """Evaluate the last model on the test set, unless it has been.
+
+        Args:
+            parameters: the model's.
+            so_far: its evaluations.
+        """
+        return so_far if so_far.test else replace(so_far, test=self.on_test_set(parameters))
 
 
 def evaluate(network: nn.Module, images: Tensor, labels: Tensor, spec: DataSpec) -> Evaluation:
@@ -64,7 +139,7 @@ def evaluate(network: nn.Module, images: Tensor, labels: Tensor, spec: DataSpec)
         labels: (n,) int64.
         spec: what they are like.
     """
-    return Evaluation.of([evaluate_part(network, images, labels, spec)])
+    return Evaluation.of([evaluate_part(network, images, labels, spec)], spec.classes)
 
 
 def evaluate_part(network: nn.Module, images: Tensor, labels: Tensor, spec: DataSpec, start: int = 0) -> Part:
@@ -77,18 +152,27 @@ def evaluate_part(network: nn.Module, images: Tensor, labels: Tensor, spec: Data
             logits = network(normalised(chunk, spec))
             losses.append(F.cross_entropy(logits, actual, reduction="sum"))
             predictions.append(logits.argmax(dim=1))
-    predicted = torch.cat(predictions)
-    correct = int((predicted == labels).sum())
-    return Part(start, tuple(torch.stack(losses).tolist()), correct, predicted.cpu())
+    cells = labels * spec.classes + torch.cat(predictions)
+    return Part(start, tuple(torch.stack(losses).tolist()), cells.cpu())
 
 
-def confusion_rows(labels: Tensor, predictions: Tensor, classes: int) -> list[dict[str, int]]:
-    """Count the examples of each actual class that were taken for each class; a row for each pair."""
-    from sklearn.metrics import confusion_matrix  # here, because it takes a second that training need not pay
+def confusion_rows(confusion: Tensor) -> list[dict[str, int]]:
+    """Return a row for each pair of classes: how many examples of the actual one were taken for the predicted one.
 
-    matrix = confusion_matrix(labels.numpy(), predictions.numpy(), labels=range(classes))
+    Args:
+        confusion: of an `Evaluation`.
+    """
     return [
-        {"actual": actual, "predicted": predicted, "examples": int(matrix[actual, predicted])}
-        for actual in range(classes)
-        for predicted in range(classes)
+        {"actual": actual, "predicted": predicted, "examples": examples}
+        for actual, row in enumerate(confusion.tolist())
+        for predicted, examples in enumerate(row)
     ]
+
+
+def _macro_f1(confusion: Tensor) -> float:
+    """Return the mean F1 score of the classes that are there, as actual or as predicted ones.
+
+    The F1 score of a class is the harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN).
+    """
+    right, there = confusion.diagonal().double(), (confusion.sum(0) + confusion.sum(1)).double()
+    return float((2 * right / there)[there > 0].mean())
