@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,19 +60,47 @@ TUNE = {"grid": {"federated.local.lr": [0.01, 0.1, 1.0]}, "seeds": [7, 8], "keep
 
 
 @pytest.fixture
+def validated(project: Path, sample: Dataset) -> Path:
+    """The same project, with a part of the training examples held back for validation."""
+    few = sample.train.at(torch.arange(0, len(sample.train), 6))
+    train, validation = few.at(torch.arange(100, len(few))), few.at(torch.arange(100))
+    datasets.save(replace(sample, train=train, validation=validation), project / "data/dataset")
+    return project
+
+
+@pytest.fixture
 def project(sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project's folder, with the parameters' defaults and a small part of the sample as its data set."""
-    few = replace(
-        sample,
-        train=sample.train.at(torch.arange(0, len(sample.train), 6)),
-        test=sample.test.at(torch.arange(0, len(sample.test), 5)),
-    )
-    datasets.save(few, tmp_path / "data/dataset")
-    (tmp_path / "params.yaml").write_text(as_yaml(Pipeline()))
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc/plots").symlink_to(ROOT / ".dvc/plots")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return lay_out(sample, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ran(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the study has run."""
+    folder = lay_out(sample, tmp_path_factory.mktemp("ran"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_study(write())
+    return folder
+
+
+@pytest.fixture
+def finished(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it."""
+    folder = tmp_path / "finished"
+    shutil.copytree(ran, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def lay_out(sample: Dataset, folder: Path) -> Path:
+    train, test = (split.at(torch.arange(0, len(split), 6)) for split in (sample.train, sample.test))
+    datasets.save(replace(sample, train=train, test=test), folder / "data/dataset")
+    (folder / "params.yaml").write_text(as_yaml(Pipeline()))
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/plots").symlink_to(ROOT / ".dvc/plots")
+    return folder
 
 
 def write(changes: Mapping[str, Any] = {}, name: str = "studies/small.yaml") -> Path:
@@ -319,8 +348,10 @@ class TestCheck:
         assert first == "studies/small.yaml: 8 runs: 4 cells with 2 seeds; 0 recorded, 8 missing"
         assert second.startswith("about ")
         assert second.endswith("an estimate, by a short trial")
-        tuned = check_study(write({"tune": TUNE}))[0]
-        assert "28 runs: 4 cells with 2 seeds and 20 to tune" in tuned  # 3 rates, then 2 of them with another seed
+
+    def test_runs_that_tune_are_counted(self, validated: Path):
+        """3 rates with the first seed, then 2 of them with the other one, in each of 4 cells."""
+        assert "28 runs: 4 cells with 2 seeds and 20 to tune" in check_study(write({"tune": TUNE}))[0]
 
     def test_it_needs_no_data(self, project: Path):
         (project / "data/dataset/dataset.json").unlink()
@@ -353,22 +384,19 @@ class TestRun:
                 assert {"round", "test_accuracy", "test_loss", "train_loss", "bytes_up"} <= row.keys()
             assert 0 <= record.clients["clients_worst_tenth"] <= record.clients["clients_mean"] <= 1  # pyright: ignore
 
-    def test_the_results_are_the_same_whatever_the_workers_and_the_engine(self, project: Path):
-        results = []
-        for number, (workers, engine) in enumerate([(1, "threads"), (2, "processes"), (3, "threads")]):
-            path = write({"base/compute.engine": engine}, f"studies/{number}.yaml")
+    def test_the_results_are_the_same_whatever_the_workers_and_the_engine(self, finished: Path):
+        expected = contents()  # of as many forked processes as there are cores
+        for workers, engine in ((1, "threads"), (3, "threads"), (3, "processes")):
+            path = write({"base/compute.engine": engine}, f"studies/{engine}{workers}.yaml")
             run_study(path, workers=workers)
-            results.append(contents(f"studies/{number}"))
-        assert results[0] == results[1] == results[2]
+            assert contents(path.with_suffix("").as_posix()) == expected
 
-    def test_the_results_are_the_same_on_ray(self, project: Path):
-        run_study(write())
+    def test_the_results_are_the_same_on_ray(self, finished: Path):
         expected = contents()
         run_study(write({"base/compute.engine": "ray"}, "studies/ray.yaml"), workers=2)
         assert contents("studies/ray") == expected
 
-    def test_what_is_recorded_is_not_run_again(self, project: Path):
-        run_study(write())
+    def test_what_is_recorded_is_not_run_again(self, finished: Path):
         before = Path("studies/small/runs.csv").read_text()
         run_study(write())
         assert Path("studies/small/runs.csv").read_text() == before
@@ -377,10 +405,9 @@ class TestRun:
         assert after.startswith(before)
         assert after.count("\n") == before.count("\n") + 4
 
-    def test_other_data_is_another_run(self, project: Path, sample: Dataset):
-        run_study(write({"seeds": [1]}))
+    def test_other_data_is_another_run(self, finished: Path, sample: Dataset):
         before = contents()["rounds.csv"]
-        datasets.save(replace(sample, train=sample.train.at(torch.arange(1, 4000, 6))), project / "data/dataset")
+        datasets.save(replace(sample, train=sample.train.at(torch.arange(1, 4000, 6))), finished / "data/dataset")
         assert "0 recorded, 4 missing" in check_study(write({"seeds": [1]}))[0]
         run_study(write({"seeds": [1]}))
         assert contents()["rounds.csv"] != before
@@ -402,8 +429,7 @@ class TestRun:
             run_study(path, hours=0)
         assert "8 runs are left for another time" in capsys.readouterr().out
 
-    def test_nothing_is_left_of_the_partitions_that_runs_share(self, project: Path):
-        run_study(write())
+    def test_nothing_is_left_of_the_partitions_that_runs_share(self, finished: Path):
         assert [file.name for file in Path(".fedpipe").iterdir()] == [".gitignore"]
         assert not list(Path("studies").rglob(".*"))
 
@@ -426,39 +452,80 @@ class TestRun:
         assert "2 of those recorded failed, and are tried again" in check_study(path)
 
 
+class TestValidation:
+    """What tunes is chosen on validation data, and the test set is used once."""
+
+    CHANGES: ClassVar[dict[str, Any]] = {"tune": TUNE, "grid": {"federated.strategy": ["fedavg", "scaffold"]}}
+
+    def test_it_is_refused_to_tune_without_validation_data(self, project: Path):
+        for command in (check_study, run_study):
+            with pytest.raises(UserError) as raised:
+                command(write(self.CHANGES))
+            [line] = str(raised.value).splitlines()
+            assert line.startswith("studies/small.yaml: tune: the data set has no validation data to choose by")
+            assert "-S download.validation=0.1" in line
+
+    def test_the_rate_that_counts_is_that_whose_worst_accuracy_on_validation_data_is_best(self, validated: Path):
+        done = run_study(write({**self.CHANGES, "seeds": [1]}))
+        runs = pd.read_csv("studies/small/runs.csv")
+        rounds = pd.read_csv("studies/small/rounds.csv", dtype=str)
+        final = rounds.groupby("key")["validation_accuracy"].last().map(float)
+        tried = runs[runs["phase"] == "tune"].assign(accuracy=lambda table: table["key"].map(final))
+        assert len(tried) == 2 * (3 + 2)
+        for strategy, of in tried.groupby("federated.strategy"):
+            both = of.groupby("federated.local.lr")["accuracy"].agg(["min", "count"])
+            best = both[both["count"] == 2]["min"].idxmax()
+            chosen = runs[(runs["phase"] == "final") & (runs["federated.strategy"] == strategy)]
+            assert set(chosen["federated.local.lr"]) == {best}
+        assert set(done.results["seed"]) == {1}
+        assert "federated.local.lr, as tuning on validation data chose it" in done.text
+
+    def test_the_accuracy_that_counts_is_on_the_test_set_and_rounds_go_by_validation_data(self, validated: Path):
+        measures = {"accuracy": {"accuracy": "last 1"}, "rounds": {"rounds_to": 0.2}}
+        done = run_study(write({"seeds": [1], "measures": measures}))
+        rounds = pd.read_csv("studies/small/rounds.csv", dtype=str)
+        results = done.results.set_index("measure")["value"]
+        assert [*map(float, rounds["test_accuracy"].dropna())] == results["accuracy"].tolist()
+        assert rounds["validation_accuracy"].notna().all()
+        assert "rounds until the validation accuracy is 0.2" in done.text
+
+    def test_a_mean_over_rounds_on_the_test_set_is_refused(self, validated: Path):
+        with pytest.raises(
+            UserError, match=r"measures.accuracy.accuracy: last 2: with validation data, .* last 1 would"
+        ):
+            run_study(write({"measures": {"accuracy": {"accuracy": "last 2"}}}))
+        check_study(write({"measures": {"accuracy": {"accuracy": "round 2"}}}))  # the last one
+
+
 class TestRecords:
     """Every finished run is kept, in files that anybody can read."""
 
-    def test_show_needs_neither_data_nor_a_run(self, project: Path):
+    def test_show_needs_neither_data_nor_a_run(self, finished: Path):
         path = write()
-        run_study(path)
         expected = contents()
-        (project / "data/dataset/dataset.json").unlink()
+        (finished / "data/dataset/dataset.json").unlink()
         for file in Path("studies/small").iterdir():
             if file.name not in ("runs.csv", "rounds.csv"):
                 file.unlink()
         show_study(path)
         assert contents() == expected
 
-    def test_show_follows_the_file_without_a_run(self, project: Path):
-        run_study(write())
+    def test_show_follows_the_file_without_a_run(self, finished: Path):
         shown = show_study(write({"measures": {"loss": {"loss": "round 1"}}})).results
         assert set(shown["measure"]) == {"loss"}
-        assert shown["value"].tolist() == pd.read_csv("studies/small/rounds.csv")["test_loss"].tolist()[::2]
+        rounds = pd.read_csv("studies/small/rounds.csv", dtype=str)
+        assert shown["value"].tolist() == [*map(float, rounds["test_loss"])][::2]
 
     def test_show_says_so_if_what_is_recorded_was_made_otherwise(
-        self, project: Path, capsys: pytest.CaptureFixture[str]
+        self, finished: Path, capsys: pytest.CaptureFixture[str]
     ):
-        run_study(write())
         before = contents()
-        capsys.readouterr()
         show_study(write({"base/federated.rounds": 3}))
         assert "made with other parameters, data or code" in capsys.readouterr().out
         assert contents() == before
 
-    def test_a_run_that_was_written_in_part_is_run_again(self, project: Path):
+    def test_a_run_that_was_written_in_part_is_run_again(self, finished: Path):
         path = write()
-        run_study(path)
         expected = contents()
         for name, kept in (("runs.csv", -30), ("rounds.csv", -100)):
             file = Path("studies/small") / name
@@ -467,8 +534,7 @@ class TestRecords:
         run_study(path)
         assert contents() == expected
 
-    def test_a_damaged_file_is_a_line(self, project: Path):
-        run_study(write({"seeds": [1]}))
+    def test_a_damaged_file_is_a_line(self, finished: Path):
         Path("studies/small/runs.csv").write_text("key,phase\nx,y\n")
         with pytest.raises(UserError, match=r"studies/small/runs.csv: damaged .*; delete"):
             check_study(write({"seeds": [1]}))
@@ -513,10 +579,11 @@ def test_a_run_has_the_bits_of_the_pipelines_stages(project: Path):
     for stage in ("partition", "federated"):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-m", f"stages.{stage}"], check=True, env=environment, capture_output=True)
-    rounds = pd.read_csv("reports/federated/rounds.csv", float_precision="round_trip")
+    rounds = pd.read_csv("reports/federated/rounds.csv", dtype=str)
     [record] = done.records
     for name in record.rounds[0]:
-        assert rounds[name].tolist() == [row[name] for row in record.rounds], name
+        known = [None if pd.isna(text) else float(text) for text in rounds[name]]
+        assert known == [row[name] for row in record.rounds], name
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def _opened(path: str | Path, only: Collection[str] = (), *, whole: bool = False
     with suppress(UserError):
         data = datasets.describe(DATASET / "dataset.json")
     if whole and data:
-        refuse(path, plan.mistakes_on(getattr(data, "validation_examples", 0)))  # which older data sets do not name
+        refuse(path, plan.mistakes_on(data.validation_examples))
     here = data and identity(data)
     usable = {key: record for key, record in recorded.items() if here in (None, record.data)}
     known = {run.key for run in plan.runs(usable)} & usable.keys()
