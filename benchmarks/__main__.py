@@ -74,24 +74,6 @@ def scale(
 
 
 @app.command()
-def strategies() -> None:
-    """Compare strategies on each partition, learning rates tuned for each: 40 minutes on two cores. Needs no peer."""
-    from benchmarks import strategies
-
-    table = strategies.measure()
-    _write("strategies", table, strategies.as_markdown(table))
-
-
-@app.command()
-def rounds() -> None:
-    """Count the rounds to the paper's targets: about 20 minutes on two cores. Needs no peer."""
-    from benchmarks import rounds
-
-    table = rounds.measure()
-    _write("rounds", table, rounds.as_markdown(table))
-
-
-@app.command()
 def profile() -> None:
     """Show where the time of a client goes, for each workload. Needs no peer."""
     from benchmarks import profile

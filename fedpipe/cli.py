@@ -354,6 +354,92 @@ def _names(joined: str) -> list[str]:
     return [name.strip() for name in joined.split(",") if name.strip()]
 
 
+study = typer.Typer(
+    help="Run many experiments that answer one question, of a file studies/NAME.yaml.\n\n"
+    "Its results are in studies/NAME: tables, pictures, and every run, from which they are made.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+app.add_typer(study, name="study")
+
+StudyFile = Annotated[Path, typer.Argument(help="The study's file.", show_default=False)]
+
+
+@study.command("check")
+def check_study(path: StudyFile) -> None:
+    """Tell whether a study makes sense, how many runs it has, how many are missing, and about how long they take.
+
+    The exit status is 1 if there is a mistake in it.
+
+    Examples:
+
+        fedpipe study check studies/example.yaml
+    """
+    from fedpipe.studies import commands
+
+    for line in commands.check_study(path):
+        typer.echo(line)
+
+
+@study.command("run")
+def run_study(
+    path: StudyFile,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="No run begins after this time; without it, all that are missing are run.", min=0),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Runs at the same time, on a thread each; auto for one a core. With 1, a run has all workers of "
+            "compute.workers. The study's compute.workers if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='A cell, by its settings, as in "iid, fedavg"; may be repeated. All if left out.', metavar="CELL"
+        ),
+    ] = None,
+) -> None:
+    """Run what is missing of a study, and write its tables and pictures.
+
+    Each finished run is kept. A study that was stopped goes on when it is run again, and comes to the same results. A
+    run is missing, too, if a parameter, the code or the data that it follows from is another now.
+
+    Examples:
+
+        fedpipe study run studies/example.yaml
+
+        fedpipe study run studies/strategies.yaml --hours 2
+
+        fedpipe study run studies/strategies.yaml --only "dirichlet 0.1, scaffold"
+    """
+    from fedpipe.studies import commands
+    from fedpipe.system.lifetime import end_in_order, end_with_dvc
+
+    end_in_order()
+    end_with_dvc()
+    done = commands.run_study(path, hours=hours, workers=commands.workers_of(workers), only=only or ())
+    typer.echo(done.text, nl=False)
+
+
+@study.command("show")
+def show_study(path: StudyFile) -> None:
+    """Write a study's tables and pictures anew from the runs that are recorded, and print the tables.
+
+    It needs no data and runs nothing: change the layout in the study's file, and see.
+
+    Examples:
+
+        fedpipe study show studies/example.yaml
+    """
+    from fedpipe.studies import commands
+
+    typer.echo(commands.show_study(path, say=_say).text, nl=False)
+
+
 class Format(StrEnum):
     """The formats that models are exported to."""
 

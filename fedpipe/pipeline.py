@@ -59,9 +59,9 @@ def check(path: str | Path = PARAMS) -> Pipeline:
         UserError: a line for each mistake: dotted path, value, what would work.
     """
     pipeline = read(Pipeline, path=path)
-    mistakes = [str(mistake) for mistake in _mistakes(pipeline)]
-    if mistakes:
-        raise UserError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
+    found = [f"{path}: {mistake}" for mistake in mistakes(pipeline)]
+    if found:
+        raise UserError("\n".join(found))
     return pipeline
 
 
@@ -108,7 +108,7 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     }
 
 
-def _mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:
+def mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:
     """Yield what is wrong with sections that are right by themselves."""
     federated, compute = pipeline.federated, pipeline.compute
     cohort, clients = federated.clients_per_round, pipeline.partition.clients

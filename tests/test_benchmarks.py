@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import against, data, engines, fedpipe_runner, measure, scale, strategies
+from benchmarks import against, data, engines, fedpipe_runner, measure, scale
 from benchmarks.workloads import WORKLOADS, Workload
 from fedpipe.data.store import open_store
 from fedpipe.engines import Compute
-from fedpipe.federated.strategies import STRATEGIES
 from fedpipe.system.errors import UserError
 
 SMALL = Workload("small", "2nn", clients=5, per_client=120, cohort=5, batch_size=10)
@@ -149,23 +148,3 @@ def test_the_table_of_the_scale_compares_the_time_of_a_client():
     assert max(map(len, text.splitlines())) <= 100
     with pytest.raises(RuntimeError, match="990 examples a round"):
         scale.summary(small, [reports[small] | {"examples": 990}])
-
-
-def test_the_table_of_strategies_has_a_cell_for_each_strategy_and_partition(
-    data_folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for name, value in {"COHORT": 3, "ROUNDS": 3, "EVALUATE_EVERY": 1}.items():
-        monkeypatch.setattr(strategies, name, value)
-    row = strategies._accuracy(strategies.Run("shards 2", "fedprox", 1, 0.1, data_folder))
-    assert 0.1 < row["accuracy"] <= row["best"] < 1
-    table = pd.DataFrame(
-        row | {"phase": "final", "strategy": strategy, "partition": partition, "seed": seed}
-        for strategy in strategies.STRATEGIES
-        for partition in strategies.PARTITIONS
-        for seed in strategies.SEEDS
-    )
-    text = strategies.as_markdown(table)
-    mean = f"{100 * row['accuracy']:.2f} ± 0.00"
-    cells = len(strategies.STRATEGIES) * len(strategies.PARTITIONS)
-    assert text.count(mean) == text.count("| 0.1 ") == cells
-    assert set(strategies.STRATEGIES) <= set(STRATEGIES)

@@ -64,6 +64,14 @@ def test_help_lists_every_command_and_the_help_of_each_fits_100_columns_and_has_
     assert max(map(len, shown.stdout.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("command", ["check", "run", "show"])
+def test_the_help_of_each_command_on_studies_fits_100_columns_and_has_an_example(command: str):
+    assert f" {command} " in fedpipe("study", "--help").stdout
+    shown = fedpipe("study", command, "--help", COLUMNS="100")
+    assert re.search(rf"Examples?:\s+fedpipe study {command} studies/", shown.stdout)
+    assert max(map(len, shown.stdout.splitlines())) <= 100
+
+
 def test_the_version_is_that_of_the_packages_and_of_python():
     shown = fedpipe("--version")
     python = ".".join(map(str, sys.version_info[:3]))

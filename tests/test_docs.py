@@ -75,16 +75,17 @@ ELSEWHERE = {
 BLOCKS = [block for page in TEXTS if page not in ELSEWHERE for block in blocks(page)]
 
 
-def run_on(language: str) -> dict[str, list[str]]:
-    """What of a language is run, by page."""
+def run_on(language: str, *, titles: bool = True) -> dict[str, list[str]]:
+    """What of a language is run, by page: also what is a file of the reader's, or not."""
     found = defaultdict(list)
     for block in BLOCKS:
-        if block.language == language and not block.not_run:
+        if block.language == language and not block.not_run and (titles or not block.title):
             found[block.page].append(block.code)
     return found
 
 
-BASH, PYTHON, PARAMETERS = run_on("bash"), run_on("python"), run_on("yaml")
+BASH, PYTHON = run_on("bash"), run_on("python")
+PARAMETERS = run_on("yaml", titles=False)
 
 # The blocks of params.yaml of classes that pages define.
 OWN_BLOCKS = [("federated", "Damped"), ("federated", "FedExP"), ("model", "Perceptron"), ("partition", "Clusters")]
@@ -92,7 +93,8 @@ OWN_BLOCKS = [("federated", "Damped"), ("federated", "FedExP"), ("model", "Perce
 
 def names_of(app: typer.Typer) -> set[str]:
     """The commands of a program."""
-    return {command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback}
+    commands = {command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback}
+    return commands | {str(group.name) for group in app.registered_groups}
 
 
 def write_files(page: str, folder: Path) -> None:

@@ -47,7 +47,7 @@ def read(section: type[S], *, at: str = "", only_its_fields: bool = False, path:
     Raises:
         UserError: the file cannot be read, or a line for each mistake in it.
     """
-    value = _load(Path(path))
+    value = load(path)
     for key in at.split(".") if at else []:
         if not isinstance(value, dict) or key not in value:
             raise UserError(f"{path}: {at}: missing")
@@ -55,10 +55,19 @@ def read(section: type[S], *, at: str = "", only_its_fields: bool = False, path:
     if only_its_fields and isinstance(value, dict):
         value = {key: value[key] for key in section.model_fields if key in value}
     try:
-        # Through JSON, so that strict types still accept a mapping for a nested section.
-        return section.model_validate_json(json.dumps(_with_text_keys(value), default=str))
+        return parse(section, value)
     except ValidationError as error:
         raise UserError("\n".join(f"{path}: {line}" for line in mistakes(error, section, at))) from None
+
+
+def parse(section: type[S], value: Any) -> S:
+    """Return the section of these values, which are as `load` returns them.
+
+    Raises:
+        ValidationError: they make no such section.
+    """
+    # Through JSON, so that strict types still accept a mapping for a nested section.
+    return section.model_validate_json(json.dumps(value, default=str))
 
 
 def _with_text_keys(value: Any) -> Any:
@@ -105,14 +114,19 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
     console.run(told)
 
 
-def _load(path: Path) -> Any:
+def load(path: str | Path) -> Any:
+    """Return the values in the file, its keys as text.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML that parameters could need.
+    """
     try:
-        text = path.read_bytes().decode()
+        text = Path(path).read_bytes().decode()
         if len(text) > LONGEST:
             raise UserError(f"{path}: {len(text):,} characters long; parameters take less than {LONGEST:,}")
         if problem := _too_much(text):
             raise UserError(f"{path}: {problem}")
-        return YAML(typ="safe", pure=True).load(text)
+        return _with_text_keys(YAML(typ="safe", pure=True).load(text))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; run from the folder that holds it") from None
     except OSError as error:

@@ -3,7 +3,8 @@
 import difflib
 import json
 from collections.abc import Collection, Iterator
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -87,5 +88,10 @@ def _keys(section: type[Section], names: list[str]) -> list[str]:
     """Return the keys that the block at `names` may hold."""
     kind: Any = section
     for name in names:
-        kind = kind.model_fields[name].annotation if name in kind.model_fields else own.block_of(name)
+        if get_origin(kind) in (list, tuple, dict):
+            kind = get_args(kind)[-1]  # of what it holds
+        else:
+            kind = kind.model_fields[name].annotation if name in kind.model_fields else own.block_of(name)
+        if get_origin(kind) in (Union, UnionType):  # with None, where a block may be left out
+            kind = next(option for option in get_args(kind) if option is not NoneType)
     return list(kind.model_fields)

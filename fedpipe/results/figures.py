@@ -8,6 +8,7 @@ import os
 import resource
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import vl_convert
@@ -37,15 +38,28 @@ def draw(template: str, title: str, table: pd.DataFrame, png: Path) -> None:
     Raises:
         UserError: a limit on this process leaves the renderer too little address space.
     """
+    rows = table.to_dict("records")
+    properties = {"template": template, "template_dir": str(TEMPLATES), "title": title}
+    specification = VegaRenderer(rows, template, **properties).get_filled_template()
+    render(specification, png)
+
+
+def render(specification: str | dict[str, Any], png: Path) -> None:
+    """Draw a Vega-Lite specification, with its data inside, as a PNG. Equal specifications make equal bytes.
+
+    Args:
+        specification: as JSON, or as the values in it.
+        png: the file to write.
+
+    Raises:
+        UserError: as `draw`.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
         raise UserError(
             f"{png}: the renderer reserves {ADDRESS_SPACE / 1e9:.0f} GB of address space, of which it uses little, and "
             f"the limit is {limit / 1e9:.1f} GB; raise it (ulimit -v unlimited), and run it again"
         )
-    rows = table.to_dict("records")
-    properties = {"template": template, "template_dir": str(TEMPLATES), "title": title}
-    specification = VegaRenderer(rows, template, **properties).get_filled_template()
     picture = Image.open(BytesIO(vl_convert.vegalite_to_png(specification, scale=SCALE)))
     with replacing(png) as new:
         picture.convert("RGB").quantize(COLOURS).save(new, optimize=True)

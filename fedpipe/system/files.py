@@ -152,7 +152,7 @@ def write_table(
 
     A cell of what is no finite number is empty, as of what is not known.
     """
-    rows = [_finite(constants | dict(row)) for row in rows]
+    rows = [finite(constants | dict(row)) for row in rows]
     fields = list(rows[0]) if columns is None else [*constants, *columns]
     with replacing(path) as new, new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=fields, lineterminator="\n")
@@ -162,7 +162,7 @@ def write_table(
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON; floats keep their last bit, and null stands for those that are not finite."""
-    write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -181,12 +181,12 @@ def write_text(path: str | Path, text: str) -> None:
         new.write_text(text, encoding="utf-8")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return the value with None in place of numbers that neither JSON nor programs that read CSV know."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
