@@ -42,7 +42,9 @@ def main() -> None:
             nonlocal examples, lines
             advance(result)
             if LINES * done // result.drawn > lines:
-                bar.report(f"{done} of {result.drawn} clients alone", result, result.examples_processed - examples)
+                bar.report(
+                    f"{done} of {result.drawn} clients alone", {"test": result}, result.examples_processed - examples
+                )
                 examples, lines = result.examples_processed, LINES * done // result.drawn
 
         result = local.run(

@@ -97,10 +97,12 @@ VALIDATED_EPOCHS = EPOCHS.assign(
 
 def test_with_validation_data_these_make_the_curves_and_the_test_set_the_result():
     curves = comparison.learning_curves(VALIDATED, VALIDATED_EPOCHS, LOCAL)
-    assert set(curves["evaluated_on"]) == {"validation"}
-    assert curves["accuracy"].tolist() == [0.8, 0.96, 0.99, 0.93, 0.94]
+    trained = curves[curves["method"] != "local"]
+    assert set(trained["evaluated_on"]) == {"validation"}
+    assert trained["accuracy"].tolist() == [0.8, 0.96, 0.99, 0.93, 0.94]
+    assert set(curves.loc[curves["method"] == "local", "evaluated_on"]) == {"test"}  # once, in the end
     table = comparison.compare(curves, SETTINGS)
-    metrics = comparison.as_metrics(table)["comparison"]
+    metrics = comparison.as_metrics(table, GAINS)["comparison"]
     assert (metrics["federated_accuracy"], metrics["centralised_accuracy"]) == (0.98, 0.9712)
     assert (metrics["rounds_to_target"], metrics["epochs_to_target"]) == (3, None)
     assert metrics["evaluated_on"] == "validation"
@@ -118,7 +120,7 @@ def test_the_markdown_says_by_which_data_training_was_stopped():
             "Rounds and epochs to 98.5% are counted on the test set, which also decides about stopping early.\n",
         ),
     ):
-        text = comparison.as_markdown(comparison.compare(curves, SETTINGS), SETTINGS)
+        text = comparison.as_markdown(comparison.compare(curves, SETTINGS), SETTINGS, LOCAL)
         assert text.endswith(said)
         assert max(map(len, text.splitlines())) <= 100
 
