@@ -144,10 +144,9 @@ def steps_to(target: float, curve: pd.DataFrame) -> int | None:
 
 def gap_points(table: pd.DataFrame) -> float | None:
     """Return federated minus centralised test accuracy, in percentage points; None if either training diverged."""
-    rows = table.set_index("method")
-    accuracy = rows["test_accuracy"]
-    if any(rows.loc[[FEDERATED, CENTRALISED], "diverged"]):
+    if any(table.loc[table["method"] != LOCAL, "diverged"]):
         return None
+    accuracy = dict(zip(table["method"], table["test_accuracy"], strict=True))
     return round(100 * (accuracy[FEDERATED] - accuracy[CENTRALISED]), 4)
 
 

@@ -36,16 +36,16 @@ def clients(
     labels = [column for column in manifest if str(column).startswith("label_")]
     per_class = class_accuracy[class_accuracy["method"] == FEDERATED].set_index("label")["accuracy"]
     accuracies = per_class.reindex(range(len(labels))).to_numpy(float)
-    table = manifest[["client", "examples", "held_out"]].assign(
+    table = manifest.loc[:, ["client", "examples", "held_out"]].assign(
         dataset=local["dataset"].iloc[0],
         federated_test_accuracy=test_accuracy,
         federated_own_labels_accuracy=own_labels_accuracy(accuracies, manifest[labels].to_numpy()),
     )
-    evaluated = holdout[["client", "accuracy"]].rename(columns={"accuracy": "federated_holdout_accuracy"})
+    evaluated = holdout.loc[:, ["client", "accuracy"]].rename(columns={"accuracy": "federated_holdout_accuracy"})
     alone = local.rename(columns={f"{measure}_accuracy": f"local_{measure}_accuracy" for measure in MEASURES})
-    alone = alone[["client", *(f"local_{measure}_accuracy" for measure in MEASURES)]]
+    alone = alone.loc[:, ["client", *(f"local_{measure}_accuracy" for measure in MEASURES)]]
     table = table.merge(evaluated, "left", "client").merge(alone, "left", "client")
-    measure = "holdout" if table["federated_holdout_accuracy"].notna().any() else "own_labels"
+    measure = "holdout" if np.any(table["federated_holdout_accuracy"].notna()) else "own_labels"
     table = table.assign(
         measure=measure,
         federated=table[f"federated_{measure}_accuracy"].astype(float),
@@ -95,10 +95,10 @@ def headline(table: pd.DataFrame) -> dict[str, float | None]:
         clients_gaining: the share of clients for which federated training is better than training alone.
         mean_gain_points: the mean over clients, in percentage points.
     """
-    gain = table["gain"].dropna()
-    if gain.empty:
+    gain = table["gain"].dropna().to_numpy(float)
+    if not len(gain):
         return {"clients_gaining": None, "mean_gain_points": None}
-    return {"clients_gaining": float((gain > 0).mean()), "mean_gain_points": round(100 * float(gain.mean()), 4)}
+    return {"clients_gaining": float(np.mean(gain > 0)), "mean_gain_points": round(100 * float(np.mean(gain)), 4)}
 
 
 def as_markdown(table: pd.DataFrame, population: int) -> str:
