@@ -70,7 +70,7 @@ def learning_curves(rounds: pd.DataFrame, epochs: pd.DataFrame, local: Mapping[s
 
 def _evaluated(steps: pd.DataFrame) -> pd.DataFrame:
     """Add to the rounds or epochs of a training what it was evaluated on, and with which loss and accuracy."""
-    on = "validation" if steps["validation_accuracy"].count() else "test"
+    on = "validation" if len(steps["validation_accuracy"].dropna()) else "test"
     return steps.assign(evaluated_on=on, loss=steps[f"{on}_loss"], accuracy=steps[f"{on}_accuracy"])
 
 
