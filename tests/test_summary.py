@@ -50,7 +50,7 @@ def parameters(entry: Mapping[str, Any]) -> dict[str, Any]:
     return entry["data"]["params"]["params.yaml"]["data"]
 
 
-def a_run(name: str, seed: int, accuracy: float, *, when: str = "2026-01-01", **more: Any) -> Run:
+def a_run(name: str, seed: int, accuracy: float, *, when: Any = "2026-01-01", **more: Any) -> Run:
     parameters = {"seed": seed, "federated.strategy": "fedavg", "partition.scheme": "iid", "dataset": "MNIST"} | more
     return Run(name, parameters, frozenset(), {"federated.accuracy": accuracy}, when, experiment=True)
 
