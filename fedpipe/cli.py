@@ -356,6 +356,90 @@ def show_study(path: StudyFile) -> None:
     typer.echo(commands.show_study(path, say=_say).text, nl=False)
 
 
+class TableFormat(StrEnum):
+    """The formats of tables."""
+
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
+
+
+class IntervalKind(StrEnum):
+    """The ways to make an interval of a mean."""
+
+    T = "t"
+    BOOTSTRAP = "bootstrap"
+
+
+@app.command()
+def summary(
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by", help="Parameters that tell groups apart, joined by commas; those that differ if left out."
+        ),
+    ] = "",
+    measure: Annotated[str, typer.Option("--measure", help="Metrics, joined by commas.")] = "federated.accuracy",
+    baseline: Annotated[
+        str, typer.Option("--baseline", help="The row that the others are compared with, seed by seed.")
+    ] = "",
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="Count only experiments with this: PARAMETER=VALUE. May be repeated."),
+    ] = None,
+    interval: Annotated[
+        IntervalKind, typer.Option("--interval", help="How intervals of means are made.")
+    ] = IntervalKind.T,
+    format: Annotated[TableFormat, typer.Option("--format", help="What to print.")] = TableFormat.MARKDOWN,
+    all_branches: Annotated[
+        bool, typer.Option("--all-branches", "-a", help="Count every branch and its experiments.")
+    ] = False,
+    all_commits: Annotated[
+        bool, typer.Option("--all-commits", "-A", help="Count every commit and its experiments.")
+    ] = False,
+) -> None:
+    """Show what DVC's experiments came to over seeds: means, intervals, and differences from a baseline.
+
+    Experiments that differ in nothing but their seed are a group. The experiments are those that `dvc exp show` shows:
+    of the last commit, unless options tell otherwise. Nothing runs. What is left out is said below the table.
+
+    Examples:
+
+        fedpipe summary --baseline fedavg
+
+        fedpipe summary --by federated.strategy,partition.scheme --measure federated.accuracy,federated.loss
+
+        fedpipe summary --where model.name=2nn --format latex > table.tex
+    """
+    from fedpipe.studies.summary import overview, read
+    from fedpipe.system.errors import UserError
+
+    wanted = dict(one.split("=", 1) for one in where or [] if "=" in one)
+    if len(wanted) < len(where or []):
+        raise UserError("--where: takes PARAMETER=VALUE, each parameter once")
+    found = overview(
+        read(all_branches=all_branches, all_commits=all_commits),
+        by=_names(by),
+        measures=_names(measure),
+        baseline=baseline or None,
+        where=wanted,
+        commits=all_branches or all_commits,
+        interval=interval.value,
+    )
+    shown = {
+        TableFormat.MARKDOWN: found.table.as_markdown,
+        TableFormat.LATEX: found.table.as_latex,
+        TableFormat.CSV: found.table.as_csv,
+    }
+    typer.echo(shown[format]().rstrip("\n"))
+    for line in found.remarks:
+        _say(f"\n{line}")
+
+
+def _names(joined: str) -> list[str]:
+    return [name.strip() for name in joined.split(",") if name.strip()]
+
+
 class Format(StrEnum):
     """The formats that models are exported to."""
 

@@ -33,6 +33,7 @@ TABLES = [
     "fedpipe.federated.transforms",
     "fedpipe.models",
 ]
+COMPUTE_OF_RESULTS = "device", "precision"  # the other parameters of the block change no result
 DATASET = Path("data/dataset")  # where the pipeline keeps it
 
 
@@ -73,7 +74,7 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     """
     in_use, federated, partition = pipeline.in_use(), pipeline.federated, pipeline.partition
     training = {"seed": in_use["seed"], "model": in_use["model"]}
-    compute = {name: in_use["compute"][name] for name in ("device", "precision")}  # the others change no result
+    compute = {name: in_use["compute"][name] for name in COMPUTE_OF_RESULTS}
     parameters: dict[str, dict[str, Any]] = {
         "download": {"download": in_use["download"]},
         "partition": {"seed": in_use["seed"], "partition": in_use["partition"]},

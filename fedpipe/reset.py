@@ -4,13 +4,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
+from fedpipe.config.file import flat
 from fedpipe.programs import output_of
 from fedpipe.system.errors import UserError
 
@@ -139,19 +139,11 @@ def _parameters() -> Iterator[str]:
     """Yield a line for each parameter that has another value than the committed one."""
     try:
         yaml = YAML(typ="safe", pure=True)
-        here = _flat(yaml.load(Path("params.yaml").read_text(encoding="utf-8")))
-        there = _flat(yaml.load(_git("show", "HEAD:./params.yaml")))
+        here = flat(yaml.load(Path("params.yaml").read_text(encoding="utf-8")))
+        there = flat(yaml.load(_git("show", "HEAD:./params.yaml")))
     except (OSError, ValueError, YAMLError):  # which is no reason not to bring the committed file back
         return
     for path in [*there, *(path for path in here if path not in there)]:
         a, b = (json.dumps(side[path], default=str) if path in side else "nothing" for side in (here, there))
         if a != b:
             yield f"{path}: {a}, committed: {b}"
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with dotted keys."""
-    if not isinstance(value, Mapping):
-        return {path: value}
-    below = [_flat(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()]
-    return {dotted: leaf for items in below for dotted, leaf in items.items()}

@@ -1,6 +1,7 @@
 """What is said of results over seeds is what statistics says: by scipy, statsmodels, published examples and laws."""
 
 import math
+import re
 from collections.abc import Sequence
 from itertools import product
 
@@ -22,6 +23,7 @@ from fedpipe.studies.statistics import (
     summarise,
     time_to_target,
 )
+from tests.conftest import ROOT
 
 accuracies = st.integers(0, 10_000).map(lambda right: right / 10_000)
 runs = st.lists(accuracies, min_size=3, max_size=12)
@@ -358,7 +360,7 @@ def test_few_runs_leave_the_interval_of_the_median_open():
 # How often an interval holds what it should
 
 
-def covered(draw: "np.ndarray", truth: float, interval: Interval) -> float:
+def covered(draw: np.ndarray, truth: float, interval: Interval) -> float:
     """The share of rows whose interval holds the true mean."""
     found = [summarise(values, interval=interval) for values in draw.tolist()]
     return float(np.mean([one.low <= truth <= one.high for one in found]))
@@ -380,3 +382,27 @@ def test_of_two_equal_algorithms_one_in_twenty_differs_by_the_t_test():
         for a, b in zip(ours.tolist(), baseline.tolist(), strict=True)
     ]
     assert np.mean([p < 0.05 for p in ps if p is not None]) == pytest.approx(0.05, abs=4 * math.sqrt(0.0475 / rows))
+
+
+def skewed(random: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Accuracies most of which are alike, and some much lower; their mean is 0."""
+    return 1 - random.exponential(1, shape)
+
+
+@pytest.mark.slow
+def test_the_page_tells_how_many_intervals_hold_the_mean():
+    """Its table, to four standard errors of this simulation and its own."""
+    rows, random = 2000, np.random.default_rng(3)
+    page = (ROOT / "docs/statistics.md").read_text()
+    told = re.findall(r"^\| (\d+) \| (\d+\.\d) \| (\d+\.\d) \| (\d+\.\d) \| (\d+\.\d) \|$", page, re.MULTILINE)
+    assert [int(line[0]) for line in told] == [3, 5, 10, 20]
+    for seeds, *shares in told:
+        shape = rows, int(seeds)
+        simulated = [
+            covered(draw, 0, interval)
+            for draw in (random.normal(0, 1, shape), skewed(random, shape))
+            for interval in ("t", "bootstrap")
+        ]
+        for share, found in zip(shares, simulated, strict=True):
+            error = math.sqrt(2 * max(found * (1 - found), 0.01) / rows)
+            assert float(share) / 100 == pytest.approx(found, abs=4 * error), (seeds, shares, simulated)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from fedpipe.studies.statistics import (
 )
 
 WIDEST = 100  # characters of a table in Markdown
+WIDEST_LABELS = 50  # of which its rows' labels take at most that many
 NOTHING = "–"
 MOST_DECIMALS = 4
 
@@ -69,6 +71,7 @@ class Table:
     columns: tuple[str, ...]
     baseline: tuple[str, ...] | None  # the labels of a row
     level: float  # of the intervals
+    interval: Interval
     entries: tuple[Entry, ...]
 
     def as_markdown(self) -> str:
@@ -119,7 +122,7 @@ def tabulate(
         for measure in measures
         for entry in _of_measure(frame, measure, tuple(rows), tuple(columns), labels, level, interval, seed)
     ]
-    return Table(tuple(rows), tuple(columns), labels, level, tuple(entries))
+    return Table(tuple(rows), tuple(columns), labels, level, interval, tuple(entries))
 
 
 def label(value: object) -> str:
@@ -145,7 +148,7 @@ def _of_measure(
     cells: dict[tuple[tuple[str, ...], tuple[str, ...]], pd.DataFrame] = {}  # by row and column, in order of appearance
     for labels, runs in of_measure.groupby([*rows, *columns], sort=False):
         names = tuple(str(one) for one in labels) if isinstance(labels, tuple) else (str(labels),)
-        if runs["seed"].nunique() < len(runs):
+        if len(set(runs["seed"])) < len(runs):
             raise ValueError(f"{', '.join(names)}: several runs with one seed")
         if measure.rounds:  # one that diverged after it reached the target has reached it
             runs = runs.assign(diverged=runs["diverged"].astype(bool) & runs["value"].isna())
@@ -244,10 +247,27 @@ class _Grid:
 
 def _grids(table: Table) -> Iterator[_Grid]:
     """Yield what to show, in tables that are no wider than WIDEST."""
-    for measure in dict.fromkeys(entry.measure for entry in table.entries):
+    table, legend = _numbered(table)
+    measures = list(dict.fromkeys(entry.measure for entry in table.entries))
+    for measure in measures:
         entries = [entry for entry in table.entries if entry.measure == measure]
         for grid in (_of_columns if table.columns else _of_rows)(table, entries):
-            yield from _in_width(grid)
+            yield from _in_width(replace(grid, notes=(*legend, *grid.notes)) if grid.notes or legend else grid)
+
+
+def _numbered(table: Table) -> tuple[Table, list[str]]:
+    """Return the table with its rows numbered, and what the numbers mean, if their labels leave no room for numbers."""
+    names = _short(table.rows)
+    labels = list(dict.fromkeys(entry.row for entry in table.entries))
+    if sum(max(map(len, texts)) + 3 for texts in zip(names, *labels, strict=True)) <= WIDEST_LABELS:
+        return table, []
+    numbers = {row: (str(number),) for number, row in enumerate(labels, 1)}
+    legend = [
+        f"{numbers[row][0]}: {', '.join(f'{name} {text}' for name, text in zip(names, row, strict=True))}."
+        for row in labels
+    ]
+    entries = tuple(replace(entry, row=numbers[entry.row]) for entry in table.entries)
+    return replace(table, rows=("row",), baseline=table.baseline and numbers[table.baseline], entries=entries), legend
 
 
 def _of_rows(table: Table, entries: list[Entry]) -> Iterator[_Grid]:
@@ -340,6 +360,12 @@ def _notes(table: Table, entries: list[Entry]) -> Iterator[str]:
         yield "Runs that diverged are counted, and in no mean."
     if any(entry.time and entry.time.reached < entry.time.runs for entry in entries):
         yield "Runs that never reached the target count as slower than all; with them there is no mean difference."
+    if (
+        table.interval == "bootstrap"
+        and not entries[0].measure.rounds
+        and any(one.low is not None for one in summaries)
+    ):
+        yield "The intervals are bootstrapped (BCa)."
     if table.baseline is None:
         return
     sizes = {one.pairs for one in differences}
@@ -354,8 +380,8 @@ def _notes(table: Table, entries: list[Entry]) -> Iterator[str]:
         yield "A difference that is the same at every seed has no t test."
     smallest = min((one.pairs for one in differences if one.p_wilcoxon is not None), default=0)
     if 0 < smallest < 6:
-        least = 2.0 ** (1 - smallest)
-        yield f"Wilcoxon's p of {smallest} pairs cannot be less than {least:.3g}, whatever the difference."
+        least = _p(2.0 ** (1 - smallest))
+        yield f"Wilcoxon's p of {smallest} pairs cannot be less than {least}, whatever the difference."
 
 
 @dataclass(frozen=True)
@@ -445,7 +471,7 @@ class _Numbers:
 def _p(p: float | None) -> str:
     if p is None:
         return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"{math.floor(1000 * p + 0.5) / 1000:.3f}"  # 0.0625 up, as people round
 
 
 def _counted(number: int, unit: str) -> str:
@@ -458,7 +484,7 @@ def _same_runs(entries: list[Entry]) -> bool:
 
 def _short(names: Sequence[str]) -> tuple[str, ...]:
     """Return the last parts of dotted names, where these alone tell them apart."""
-    last = [name.rpartition(".")[2] for name in names]
+    last = [name.removesuffix(".name").rpartition(".")[2] for name in names]
     return tuple(one if last.count(one) == 1 else name for one, name in zip(last, names, strict=True))
 
 
@@ -502,7 +528,9 @@ def _as_markdown(grid: _Grid) -> str:
 
     rule = ["-" * width if position < grid.labels else f"{'-' * (width - 1)}:" for position, width in enumerate(widths)]
     table = [f"| {' | '.join(rule)} |", *map(line, grid.lines)]
-    notes = ["", *grid.notes] if grid.notes else []
+    notes = (
+        ["", *(line for note in grid.notes for line in textwrap.wrap(_markdown(note), WIDEST))] if grid.notes else []
+    )
     return "\n".join([_markdown(grid.title), "", line(grid.header), *table, *notes])
 
 
