@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,8 +32,8 @@ from fedpipe.studies.plan import Plan, Run
 from fedpipe.studies.records import Record, Store
 from fedpipe.studies.study import Study, read_study
 from fedpipe.system.errors import UserError
-from tests.conftest import ROOT
-from tests.test_pipeline import set_params
+from tests.conftest import ROOT, checkout
+from tests.test_pipeline import run, set_params
 
 SMALL: dict[str, Any] = {
     "model.name": "logistic",
@@ -584,6 +585,16 @@ def test_a_run_has_the_bits_of_the_pipelines_stages(project: Path):
     for name in record.rounds[0]:
         known = [None if pd.isna(text) else float(text) for text in rounds[name]]
         assert known == [row[name] for row in record.rounds], name
+
+
+@pytest.mark.slow
+def test_the_default_pipeline_runs_no_study_and_the_stage_of_the_documentation_is_one(tmp_path: Path):
+    folder = checkout(tmp_path)
+    page = (ROOT / "docs/how-to/studies.md").read_text()
+    [stage] = re.findall(r'```yaml title="studies/dvc.yaml"\n(.*?)```', page, re.DOTALL)
+    (folder / "studies/dvc.yaml").write_text(stage)
+    for command, among in (("dvc repro --dry", False), ("dvc repro --dry studies/dvc.yaml", True)):
+        assert ("fedpipe study run studies/example.yaml" in run(command, folder)) == among
 
 
 @pytest.mark.slow

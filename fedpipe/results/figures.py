@@ -44,12 +44,13 @@ def draw(template: str, title: str, table: pd.DataFrame, png: Path) -> None:
     render(specification, png)
 
 
-def render(specification: str | dict[str, Any], png: Path) -> None:
+def render(specification: str | dict[str, Any], png: Path, *, colours: int | None = COLOURS) -> None:
     """Draw a Vega-Lite specification, with its data inside, as a PNG. Equal specifications make equal bytes.
 
     Args:
         specification: as JSON, or as the values in it.
         png: the file to write.
+        colours: how many to keep; None keeps all, as where transparent areas lie over each other.
 
     Raises:
         UserError: as `draw`.
@@ -62,4 +63,5 @@ def render(specification: str | dict[str, Any], png: Path) -> None:
         )
     picture = Image.open(BytesIO(vl_convert.vegalite_to_png(specification, scale=SCALE)))
     with replacing(png) as new:
-        picture.convert("RGB").quantize(COLOURS).save(new, optimize=True)
+        picture = picture.convert("RGB")
+        (picture.quantize(colours) if colours else picture).save(new, optimize=True)

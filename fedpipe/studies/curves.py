@@ -1,5 +1,6 @@
 """Pictures of a study: the mean over seeds, with a band of its 95 % interval, over rounds or over what was sent."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -21,6 +22,7 @@ TITLES = {
     "megabytes": "megabytes, down and up",
 }
 WIDTH, HEIGHT = 340, 260
+FEW = 4  # lines, whose bands can be told apart
 
 
 def chart(
@@ -55,7 +57,7 @@ def chart(
     colour = alt.Color("line:N", title=figure.lines, scale=alt.Scale(**scale), sort=lines)
     base = alt.Chart().encode(x=x, color=colour)
     layers = alt.layer(
-        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
+        base.mark_area(opacity=0.15 if len(lines) <= FEW else 0.06).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
         base.mark_line(strokeWidth=1.8).encode(y=y),
         base.mark_point(filled=True, size=28, opacity=1).encode(
             y=y, shape=alt.Shape("line:N", title=figure.lines, scale=alt.Scale(**shapes), sort=lines)
@@ -66,6 +68,7 @@ def chart(
         alt.layer(*layers.layer, data=table)
         .properties(width=WIDTH, height=HEIGHT)
         .facet(facet=alt.Facet("panel:N", sort=panels, header=header), columns=2)
+        .resolve_scale(y="independent")
         if figure.panels
         else alt.layer(*layers.layer, data=table).properties(width=2 * WIDTH, height=int(1.5 * HEIGHT))
     )
@@ -85,6 +88,7 @@ def _points(
     figure: Figure, lines: Sequence[str], panels: Sequence[str], records: Sequence[Record]
 ) -> Iterator[dict[str, Any]]:
     """Yield a point for each line, panel and round that all its runs evaluated; diverged runs are left out."""
+    most = 1.0 if figure.measure == "accuracy" else math.inf  # beyond which an interval need not go
     for panel in panels:
         for line in lines:
             runs = [record for record in _of(figure, line, panel, records) if record.state == "done"]
@@ -95,6 +99,7 @@ def _points(
                     summary = summarise([curve[number] for curve in curves])
                     x = number if figure.over == "rounds" else sum(one[number] for one in sent) / len(sent)
                     low, high = (summary.mean if end is None else end for end in (summary.low, summary.high))
+                    low, high = max(0.0, low or 0.0), min(most, high or 0.0)
                     yield {"panel": panel, "line": line, "x": x, "mean": summary.mean, "low": low, "high": high}
 
 
