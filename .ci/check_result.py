@@ -8,7 +8,7 @@ from fedpipe.system.files import read_json
 
 MIN_ACCURACY, MAX_LOSS = 0.985, 0.048  # the reference's published result
 
-result = read_json("reports/federated/metrics.json")["federated"]
+result = read_json("reports/comparison.json")["federated"]
 print(f"{result['dataset']}: federated accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f}")
 if result["dataset"] != "MNIST" or result["accuracy"] < MIN_ACCURACY or result["loss"] > MAX_LOSS:
     sys.exit(f"not on MNIST, or below {MIN_ACCURACY:.1%}, or above a loss of {MAX_LOSS}")

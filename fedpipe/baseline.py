@@ -128,8 +128,12 @@ class Result(datasets.OnDataset):
             for epoch in self.epochs
         ]
 
-    def metrics(self) -> dict[str, Any]:
-        """Return the figures that experiments are compared by."""
+    def headline(self) -> dict[str, Any]:
+        """Return what `dvc metrics` shows of centralised training: its test accuracy, None if it diverged."""
+        return {"centralised": None if self.diverged or self.evaluations.test is None else self.test.accuracy}
+
+    def figures(self) -> dict[str, Any]:
+        """Return all figures of the training as a whole."""
         return {
             "dataset": self.dataset,
             **self.evaluations.metrics(),

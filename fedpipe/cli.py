@@ -293,7 +293,7 @@ def summary(
             "--by", help="Parameters that tell groups apart, joined by commas; those that differ if left out."
         ),
     ] = "",
-    measure: Annotated[str, typer.Option("--measure", help="Metrics, joined by commas.")] = "federated.accuracy",
+    measure: Annotated[str, typer.Option("--measure", help="Metrics, joined by commas.")] = "accuracy",
     baseline: Annotated[
         str, typer.Option("--baseline", help="The row that the others are compared with, seed by seed.")
     ] = "",
@@ -321,7 +321,7 @@ def summary(
 
         fedpipe summary --baseline fedavg
 
-        fedpipe summary --by federated.strategy,partition.scheme --measure federated.accuracy,federated.loss
+        fedpipe summary --by federated.strategy,partition.scheme --measure accuracy,loss
 
         fedpipe summary --where model.name=2nn --format latex > table.tex
     """

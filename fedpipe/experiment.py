@@ -86,8 +86,12 @@ class Result(datasets.OnDataset):
             for round in self.history
         ]
 
-    def metrics(self) -> dict[str, Any]:
-        """Return the figures that experiments are compared by."""
+    def headline(self) -> dict[str, Any]:
+        """Return the few figures that `dvc metrics` shows of federated training."""
+        return {"dataset": self.dataset, **self.evaluations.metrics(), "diverged": self.state.diverged}
+
+    def figures(self) -> dict[str, Any]:
+        """Return all figures of the training as a whole."""
         return {
             "dataset": self.dataset,
             **self.evaluations.metrics(),

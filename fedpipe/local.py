@@ -160,8 +160,12 @@ class Result(datasets.OnDataset):
         """Return the rows of clients.csv."""
         return [asdict(client) | {"diverged": int(client.diverged)} for client in self.clients]
 
-    def metrics(self) -> dict[str, Any]:
-        """Return the figures that experiments are compared by: of test accuracies, each client counting alike."""
+    def headline(self) -> dict[str, Any]:
+        """Return what `dvc metrics` shows of clients alone: their mean test accuracy."""
+        return {"local": self.accuracy}
+
+    def figures(self) -> dict[str, Any]:
+        """Return all figures of the clients together: of test accuracies, each client counting alike."""
         accuracies = spread(np.array([client.test_accuracy for client in self.clients]))
         diverged = sum(client.diverged for client in self.clients)
         return {

@@ -23,15 +23,16 @@ def main() -> None:
 
     def write_so_far(result: baseline.Result) -> None:
         files.write_table(REPORTS / "epochs.csv", result.epoch_rows(), dataset=result.dataset)
-        files.write_json(REPORTS / "metrics.json", {"baseline": result.metrics()})
+        files.write_json(REPORTS / "metrics.json", result.headline())
         files.write_table(REPORTS / "timings.csv", result.timing_rows(), dataset=result.dataset)
 
     def write(result: baseline.Result) -> None:
         confusion = confusion_rows(result.test.confusion)
         trained.write(MODEL, result.parameters, experiment, result.data)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="centralised")
+        files.write_json(REPORTS / "figures.json", result.figures())
         write_so_far(result)
-        files.write_sums(REPORTS, "epochs.csv", "confusion.csv", "metrics.json")
+        files.write_sums(REPORTS, "epochs.csv", "confusion.csv", "figures.json")
         write_provenance("baseline", experiment.compute.torch_device())
 
     with console.progress("epochs", experiment.baseline.epochs) as bar:

@@ -20,10 +20,10 @@ TRAININGS = {  # the methods' stages
 
 def main() -> None:
     settings = read(Compare, at="compare")
-    metrics = {
-        method: comparison.read_metrics(REPORTS / stage / "metrics.json", stage) for method, stage in TRAININGS.items()
+    trainings = {
+        method: comparison.read_figures(REPORTS / stage / "figures.json", stage) for method, stage in TRAININGS.items()
     }
-    dataset = comparison.one_dataset(metrics)
+    dataset = comparison.one_dataset(trainings)
     evaluated = "validation_loss", "validation_accuracy", "test_loss", "test_accuracy"
     columns = "dataset", *evaluated, "examples_processed"
     rounds = comparison.read_table(REPORTS / "federated/rounds.csv", "federated", "round", *columns)
@@ -36,17 +36,20 @@ def main() -> None:
     holdout = comparison.read_table(REPORTS / "federated/holdout.csv", "federated", "client", "accuracy")
     columns = "dataset", "client", *(f"{measure}_accuracy" for measure in gains.MEASURES)
     alone = comparison.read_table(REPORTS / "local/clients.csv", "local", *columns)
-    local = metrics[comparison.LOCAL]
+    local = trainings[comparison.LOCAL]
 
     curves = comparison.learning_curves(rounds, epochs, local)
     classes = comparison.class_accuracies(confusion)
     labels = comparison.label_counts(manifest, dataset)
-    diverged = [method for method, of_method in metrics.items() if of_method["diverged"]]
+    diverged = [method for method, of_method in trainings.items() if of_method["diverged"]]
     table = comparison.compare(curves, settings, diverged)
-    clients = gains.clients(manifest, classes, metrics[comparison.FEDERATED]["accuracy"], holdout, alone)
+    clients = gains.clients(manifest, classes, trainings[comparison.FEDERATED]["accuracy"], holdout, alone)
     spreads = gains.gains(clients)
 
-    files.write_json(REPORTS / "comparison.json", comparison.as_metrics(table, gains.headline(clients)))
+    together = comparison.figures(table) | gains.figures(clients)
+    of_partition = gains.of_partition(manifest)
+    files.write_json(REPORTS / "metrics.json", comparison.headline(together))
+    files.write_json(REPORTS / "comparison.json", {"comparison": together, "partition": of_partition, **trainings})
     text = f"{comparison.as_markdown(table, settings, local)}\n{gains.as_markdown(spreads, len(manifest))}"
     files.write_text(REPORTS / "comparison.md", text)
     for name, frame in {
@@ -61,14 +64,14 @@ def main() -> None:
 
     shown, population = len(labels["client"].unique()), len(manifest)
     excerpt = f" ({shown} of {population:,} clients)" if shown < population else ""
-    for name, title, frame in (
-        ("learning_curves", "Accuracy over what it cost", curves),
-        ("confusion_counts", "Test images by actual and predicted label", confusion),
-        ("class_accuracy", "Test accuracy by label", classes),
-        ("label_counts", f"Training examples by client and label{excerpt}", labels),
-        ("clients", "Each client's accuracy on data like its own: federated, and alone", clients),
+    for name, title, frame, lines in (
+        ("learning_curves", "Accuracy over what it cost", curves, "method"),
+        ("confusion_counts", "Test images by actual and predicted label", confusion, None),
+        ("class_accuracy", "Test accuracy by label", classes, "method"),
+        ("label_counts", f"Training examples by client and label{excerpt}", labels, None),
+        ("clients", "Each client's accuracy on data like its own: federated, and alone", clients, None),
     ):
-        figures.draw(name, title, frame, REPORTS / "figures" / f"{name}.png")
+        figures.draw(name, title, frame, REPORTS / "figures" / f"{name}.png", lines=lines)
     console.say((REPORTS / "comparison.md").read_text(encoding="utf-8"))
 
 

@@ -26,7 +26,7 @@ def main() -> None:
 
     def write_so_far(result: Result) -> None:
         files.write_table(REPORTS / "rounds.csv", result.round_rows(), dataset=result.dataset)
-        files.write_json(REPORTS / "metrics.json", {"federated": result.metrics()})
+        files.write_json(REPORTS / "metrics.json", result.headline())
         files.write_table(REPORTS / "timings.csv", result.timing_rows(), dataset=result.dataset)
 
     def write(result: Result) -> None:
@@ -36,8 +36,9 @@ def main() -> None:
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
         holdouts = evaluate_holdouts(experiment, DATA, result.state.parameters)
         files.write_table(REPORTS / "holdout.csv", map(vars, holdouts), dataset=result.dataset)
+        files.write_json(REPORTS / "figures.json", result.figures())
         write_so_far(result)
-        files.write_sums(REPORTS, "rounds.csv", "clients.csv", "confusion.csv", "holdout.csv", "metrics.json")
+        files.write_sums(REPORTS, "rounds.csv", "clients.csv", "confusion.csv", "holdout.csv", "figures.json")
         write_provenance("federated", experiment.compute.torch_device())
 
     with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:

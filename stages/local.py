@@ -20,8 +20,9 @@ def main() -> None:
 
     def write(result: local.Result) -> None:
         files.write_table(REPORTS / "clients.csv", result.client_rows(), dataset=result.dataset)
-        files.write_json(REPORTS / "metrics.json", {"local": result.metrics()})
-        files.write_sums(REPORTS, "clients.csv", "metrics.json")
+        files.write_json(REPORTS / "metrics.json", result.headline())
+        files.write_json(REPORTS / "figures.json", result.figures())
+        files.write_sums(REPORTS, "clients.csv", "figures.json")
         write_provenance("local", experiment.compute.torch_device())
 
     with console.progress("clients", None) as bar:

@@ -10,11 +10,10 @@ from fedpipe.data import datasets, store
 from fedpipe.data.partition.settings import Partition
 from fedpipe.data.partition.skew import skew
 from fedpipe.data.shards import write_shards
-from fedpipe.system import console, files
+from fedpipe.system import console
 
 DATASET = Path("data/dataset")
 OUT = Path("data/shards")
-METRICS = Path("reports/partition/metrics.json")
 
 
 class Settings(Section):
@@ -31,18 +30,9 @@ def main() -> None:
     train = datasets.load(DATASET / "train.safetensors")
 
     with console.progress("clients", partition.clients) as bar:
-        training, held_out = write_shards(OUT, train, dataset.spec.classes, partition, seed, on_client=bar.advance)
+        training, _ = write_shards(OUT, train, dataset.spec.classes, partition, seed, on_client=bar.advance)
     sizes = [len(indices) for indices in training]
     figures = skew(store.label_counts(training, train.labels.numpy(), dataset.spec.classes))
-    metrics = {
-        "dataset": dataset.name,
-        "clients": partition.clients,
-        "examples": sum(sizes),
-        "held_out": sum(map(len, held_out)),
-        "smallest": min(sizes),
-        "largest": max(sizes),
-    }
-    files.write_json(METRICS, {"partition": metrics | figures})
     console.say(
         f"{partition.scheme}: {partition.clients:,} clients of {min(sizes):,} to {max(sizes):,} examples; "
         f"label entropy {figures['label_entropy']:.2f} bits, Jensen-Shannon distance from the whole "

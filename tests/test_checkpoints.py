@@ -52,7 +52,7 @@ def outcome(result: Result) -> tuple[Any, ...]:
         result.state.encode(),
         result.round_rows(),
         result.client_rows(),
-        result.metrics(),
+        result.figures(),
         result.test.confusion.tolist(),
     )
 
@@ -262,7 +262,7 @@ def test_the_baseline_goes_on_exactly(changes: dict[str, Any], model: str, sampl
 
     def all_of(result: baseline.Result) -> Any:
         parameters = {name: tensor.tolist() for name, tensor in result.parameters.items()}
-        return parameters, result.epoch_rows(), result.metrics(), result.test.confusion.tolist()
+        return parameters, result.epoch_rows(), result.figures(), result.test.confusion.tolist()
 
     def end(result: baseline.Result) -> None:
         if len(result.epochs) == 3:

@@ -52,26 +52,18 @@ GAINS = {"clients_gaining": 0.5, "mean_gain_points": 1.25}
 
 def test_the_comparison_is_the_last_of_each_curve():
     table = comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS, LOCAL), SETTINGS)
-    metrics = comparison.as_metrics(table, GAINS)["comparison"]
-    assert metrics == {
-        "dataset": "MNIST",
-        "federated_accuracy": 0.98,
-        "centralised_accuracy": 0.9712,
-        "local_accuracy": 0.7,
-        "gap_points": 0.88,
-        "clients_gaining": 0.5,
-        "mean_gain_points": 1.25,
-        "federated_loss": 0.05,
-        "centralised_loss": 0.1,
-        "federated_examples": 300,
-        "centralised_examples": 800,
-        "evaluated_on": "test",
-        "rounds_to_target": 2,
-        "epochs_to_target": None,
-        "federated_diverged": False,
-        "centralised_diverged": False,
-    }
-    json.dumps(metrics)
+    rows = table.set_index("method")
+    assert rows["test_accuracy"].to_dict() == {"federated": 0.98, "centralised": 0.9712, "local": 0.7}
+    assert rows["test_loss"].to_dict() == {"federated": 0.05, "centralised": 0.1, "local": 2.5}
+    assert rows["examples_processed"].to_dict() == {"federated": 300, "centralised": 800, "local": 290}
+    together = comparison.figures(table)
+    assert together == {"gap_points": 0.88, "evaluated_on": "test", "rounds_to_target": 2, "epochs_to_target": None}
+    json.dumps(together)
+
+
+def test_the_headline_fits_beside_those_of_the_trainings():
+    table = comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS, LOCAL), SETTINGS)
+    assert comparison.headline(comparison.figures(table) | GAINS) == {"gap": 0.88, "gain": 1.25, "to_target": 2}
 
 
 def test_the_markdown_gives_percentages_and_names_the_data_set():
@@ -102,8 +94,8 @@ def test_with_validation_data_these_make_the_curves_and_the_test_set_the_result(
     assert trained["accuracy"].tolist() == [0.8, 0.96, 0.99, 0.93, 0.94]
     assert set(curves.loc[curves["method"] == "local", "evaluated_on"]) == {"test"}  # once, in the end
     table = comparison.compare(curves, SETTINGS)
-    metrics = comparison.as_metrics(table, GAINS)["comparison"]
-    assert (metrics["federated_accuracy"], metrics["centralised_accuracy"]) == (0.98, 0.9712)
+    metrics = comparison.figures(table)
+    assert table["test_accuracy"].tolist() == [0.98, 0.9712, 0.7]
     assert (metrics["rounds_to_target"], metrics["epochs_to_target"]) == (3, None)
     assert metrics["evaluated_on"] == "validation"
 
@@ -129,12 +121,11 @@ def test_a_training_that_diverged_is_called_so_and_not_compared():
     rounds = ROUNDS.assign(test_loss=[float("nan")] * len(ROUNDS))
     table = comparison.compare(comparison.learning_curves(rounds, EPOCHS, LOCAL), SETTINGS, ["federated"])
     text = comparison.as_markdown(table, SETTINGS, LOCAL)
-    metrics = comparison.as_metrics(table, GAINS)["comparison"]
+    metrics = comparison.figures(table)
     assert "| federated, diverged | 98.00% | no number |" in text
     assert "The federated training diverged, so that there is nothing to compare." in text
     assert metrics["gap_points"] is None
-    assert metrics["federated_diverged"]
-    assert not metrics["centralised_diverged"]
+    assert table["diverged"].tolist() == [True, False, False]
 
 
 def test_clients_that_diverged_alone_are_counted_and_the_others_compared():

@@ -191,16 +191,15 @@ def test_a_client_that_finds_its_examples_damaged_ends_the_run_in_a_line(data: F
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("file", ["rounds.csv", "metrics.json", files.SUMS])
+@pytest.mark.parametrize("file", ["rounds.csv", "figures.json", files.SUMS])
 def test_reports_that_a_stage_reads_are_those_that_were_written(damage: Damage, file: str, tmp_path: Path):
     files.write_table(tmp_path / "rounds.csv", [{"round": number, "test_accuracy": 0.5} for number in range(1, 50)])
-    metrics = {"dataset": "MNIST", "accuracy": 0.5, "diverged": False}
-    files.write_json(tmp_path / "metrics.json", {"federated": metrics})
-    files.write_sums(tmp_path, "rounds.csv", "metrics.json")
+    files.write_json(tmp_path / "figures.json", {"dataset": "MNIST", "accuracy": 0.5, "diverged": False})
+    files.write_sums(tmp_path, "rounds.csv", "figures.json")
 
     def read() -> tuple[int, float]:
         rounds = comparison.read_table(tmp_path / "rounds.csv", "federated", "round")
-        return len(rounds), comparison.read_metrics(tmp_path / "metrics.json", "federated")["accuracy"]
+        return len(rounds), comparison.read_figures(tmp_path / "figures.json", "federated")["accuracy"]
 
     assert read() == (49, 0.5)
     damage(tmp_path / file)
@@ -220,14 +219,14 @@ def test_a_table_that_is_none_is_named(text: str, tmp_path: Path):
     said_of(path, error)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "7", "{}", '{"federated": 7}', '{"federated": {"dataset": "MNIST"}}'])
-def test_metrics_that_are_none_are_named(text: str, tmp_path: Path):
+@pytest.mark.parametrize("text", ["", "[]", "7", "{}", '"dataset"', '{"dataset": "MNIST"}'])
+def test_figures_that_are_none_are_named(text: str, tmp_path: Path):
     """Even if somebody made them with a right checksum."""
-    path = tmp_path / "metrics.json"
+    path = tmp_path / "figures.json"
     files.write_text(path, text)
     files.write_sums(tmp_path, path.name)
     with pytest.raises(UserError) as error:
-        comparison.read_metrics(path, "federated")
+        comparison.read_figures(path, "federated")
     said_of(path, error)
 
 

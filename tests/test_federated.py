@@ -343,8 +343,8 @@ def test_a_run_is_its_rounds(folder: Path, test: Path):
     [_, (state, last)] = federate(folder, test, rounds=2)
     assert same(result.state.parameters, state.parameters)
     assert [row["round"] for row in result.round_rows()] == [1, 2]
-    assert result.round_rows()[-1]["examples_processed"] == result.metrics()["examples_processed"]
+    assert result.round_rows()[-1]["examples_processed"] == result.figures()["examples_processed"]
     assert len(result.client_rows()) == 6
     assert last.test is not None
-    assert result.metrics()["accuracy"] == last.test.accuracy
-    assert result.metrics()["bytes_up"] == sum(row["bytes_up"] for row in result.round_rows())
+    assert result.figures()["accuracy"] == last.test.accuracy
+    assert result.figures()["bytes_up"] == sum(row["bytes_up"] for row in result.round_rows())

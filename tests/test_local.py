@@ -365,7 +365,7 @@ def test_own_labels_of_an_iid_client_give_the_test_accuracy_and_one_label_gives_
 
 def test_the_metrics_are_those_of_the_table(data: FederatedData):
     result = run(alone(rounds=1), data)
-    table, metrics = pd.DataFrame(result.client_rows()), result.metrics()
+    table, metrics = pd.DataFrame(result.client_rows()), result.figures()
     assert metrics["accuracy"] == pytest.approx(table["test_accuracy"].mean())
     assert metrics["median_accuracy"] == pytest.approx(table["test_accuracy"].median())
     assert metrics["worst_tenth_accuracy"] == table["test_accuracy"].min()  # of five clients
@@ -378,8 +378,8 @@ def test_the_metrics_are_those_of_the_table(data: FederatedData):
 
 def test_clients_that_diverge_alone_are_said_to(data: FederatedData):
     result = run(alone(local=SGD.model_copy(update={"lr": 1e6}), rounds=1), data)
-    assert result.metrics()["diverged"]
-    assert result.metrics()["clients_diverged"] == sum(row["diverged"] for row in result.client_rows()) > 0
+    assert result.figures()["diverged"]
+    assert result.figures()["clients_diverged"] == sum(row["diverged"] for row in result.client_rows()) > 0
 
 
 # Who gains

@@ -81,9 +81,9 @@ def test_every_report_names_the_sample(project: Path):
     assert len(tables) == 15
     for table in tables:
         assert set(pd.read_csv(table)["dataset"]) == {SAMPLE}, table
-    for metrics in sorted((project / "reports").rglob("metrics.json")):
-        [result] = json.loads(metrics.read_text()).values()
-        assert result["dataset"] == SAMPLE
+    assert json.loads((project / "reports/federated/metrics.json").read_text())["dataset"] == SAMPLE
+    figures = json.loads((project / "reports/comparison.json").read_text())
+    assert {figures[method]["dataset"] for method in ("federated", "centralised", "local")} == {SAMPLE}
     assert SAMPLE in (project / "reports/comparison.md").read_text()
 
 
@@ -187,14 +187,30 @@ def test_what_the_tables_say_of_clients_is_what_the_stages_wrote(project: Path):
     clients = pd.read_csv(project / "reports/clients.csv")
     alone = pd.read_csv(project / "reports/local/clients.csv")
     manifest = pd.read_csv(project / "data/shards/manifest.csv")
-    metrics = json.loads((project / "reports/comparison.json").read_text())["comparison"]
+    figures = json.loads((project / "reports/comparison.json").read_text())
     assert clients["client"].tolist() == manifest["client"].tolist() == alone["client"].tolist()
     assert clients["local_test_accuracy"].tolist() == alone["test_accuracy"].tolist()
-    assert (clients["federated_test_accuracy"] == metrics["federated_accuracy"]).all()
-    assert metrics["local_accuracy"] == pytest.approx(alone["test_accuracy"].mean())
-    assert metrics["clients_gaining"] == (clients["gain"] > 0).mean()
-    federated = json.loads((project / "reports/federated/metrics.json").read_text())["federated"]
-    assert alone["examples_processed"].sum() == federated["examples_processed"]
+    assert (clients["federated_test_accuracy"] == figures["federated"]["accuracy"]).all()
+    assert figures["local"]["accuracy"] == pytest.approx(alone["test_accuracy"].mean())
+    assert figures["comparison"]["clients_gaining"] == (clients["gain"] > 0).mean()
+    assert alone["examples_processed"].sum() == figures["federated"]["examples_processed"]
+
+
+def test_the_metrics_are_few_and_their_table_fits_a_terminal(project: Path):
+    table = run("dvc metrics show", project)
+    assert max(map(len, table.splitlines())) <= 120
+    shown = json.loads(run("dvc metrics show --json", project))[""]["data"]
+    names = [name for file in shown.values() for name in file["data"]]
+    assert sorted(names) == sorted({*names}) == [
+        "accuracy", "centralised", "dataset", "diverged", "gain", "gap", "local", "loss", "to_target",
+    ]  # fmt: skip
+    figures = json.loads((project / "reports/comparison.json").read_text())
+    shown = {name: value for file in shown.values() for name, value in file["data"].items()}
+    assert shown["accuracy"] == figures["federated"]["accuracy"]
+    assert shown["centralised"] == figures["centralised"]["accuracy"]
+    assert shown["local"] == figures["local"]["accuracy"]
+    assert shown["gap"] == pytest.approx(100 * (shown["accuracy"] - shown["centralised"]))
+    assert shown["gain"] == figures["comparison"]["mean_gain_points"]
 
 
 def test_a_parameter_that_the_chosen_strategy_does_not_use_reruns_no_training(project: Path):
@@ -301,13 +317,12 @@ def test_an_experiment_takes_any_partition_and_any_strategy(project: Path):
     )
     assert ran(output) == ["check", "partition", "federated", "baseline", "local", "compare"]
     assert "dirichlet+quantity+feature: 8 clients of " in output
-    figures = json.loads((project / "reports/partition/metrics.json").read_text())["partition"]
-    assert figures["examples"] + figures["held_out"] == 4000
-    assert figures["label_entropy"] < 3
-    assert figures["gini"] > 0.2
+    figures = json.loads((project / "reports/comparison.json").read_text())
+    assert figures["partition"]["examples"] + figures["partition"]["held_out"] == 4000
+    assert figures["partition"]["label_entropy"] < 3
+    assert figures["partition"]["gini"] > 0.2
     rounds = pd.read_csv(project / "reports/federated/rounds.csv")
-    metrics = json.loads((project / "reports/federated/metrics.json").read_text())["federated"]
-    assert metrics["skipped_rounds"] == rounds["skipped"].sum() > 0
+    assert figures["federated"]["skipped_rounds"] == rounds["skipped"].sum() > 0
     assert "clients returned an update, federated.min_updates is 4; the model stays as it is" in output
     clients = pd.read_csv(project / "reports/federated/clients.csv")
     assert set(clients["round"]) == set(rounds.loc[rounds["skipped"] == 0, "round"])
@@ -328,7 +343,7 @@ def test_own_colour_images_go_through_the_pipeline_a_folder_a_client(project: Pa
         manifest = pd.read_csv(project / "data/shards/manifest.csv")
         assert manifest["examples"].tolist() == [360] * 5
         assert {path.stem for path in (project / "reports").glob("*.csv")} >= {"comparison"}
-        assert json.loads((project / "reports/comparison.json").read_text())["comparison"]["dataset"] == "colours"
+        assert json.loads((project / "reports/comparison.json").read_text())["federated"]["dataset"] == "colours"
         (project / "data/own/colours/ben/3/000.png").write_text("no image")
         output = run("dvc repro", project, fails=True)
         assert "data/own/colours/ben/3/000.png: no image, or damaged\n" in output
@@ -366,11 +381,11 @@ def test_metrics_and_plots_of_two_branches_compare_in_a_fresh_clone(project: Pat
     clone = tmp_path / "clone"
     run("git branch slow-rate origin/slow-rate", clone)
     difference = json.loads(run("dvc metrics diff main slow-rate --json", clone))
-    accuracy = difference["reports/comparison.json"]["comparison.federated_accuracy"]
+    accuracy = difference["reports/federated/metrics.json"]["accuracy"]
     assert accuracy["diff"] == pytest.approx(accuracy["new"] - accuracy["old"])
     assert accuracy["new"] < accuracy["old"]
     table = run("dvc metrics diff main slow-rate", clone)
-    assert "comparison.federated_accuracy" in table
+    assert "accuracy" in table
     assert max(map(len, table.splitlines())) <= 100
     plots = json.loads(run("dvc plots diff main slow-rate --json", clone))
     assert "errors" not in plots
@@ -401,14 +416,14 @@ def test_queued_experiments_run_in_copies_of_their_own(project: Path):
 
 def test_results_verify_against_the_commit_and_a_difference_is_told(project: Path):
     assert "equal to HEAD" in run("fedpipe verify", project)
-    metrics = project / "reports/federated/metrics.json"
+    metrics = project / "reports/comparison.json"
     provenance = project / "reports/provenance.json"
     text, told = metrics.read_text(), provenance.read_text()
     try:
         result = json.loads(text)
         result["federated"]["loss"] += 0.004
         metrics.write_text(json.dumps(result))
-        assert "reports/federated/metrics.json: federated.loss: " in run("fedpipe verify", project, fails=True)
+        assert "reports/comparison.json: federated.loss: " in run("fedpipe verify", project, fails=True)
         made = json.loads(provenance.read_text())
         made["federated"]["cpu"] = "another type"  # whose rounding differs: within the tolerance
         provenance.write_text(json.dumps(made))

@@ -220,9 +220,9 @@ def test_training_goes_as_if_validation_data_were_the_test_set_until_the_last_mo
     network = network_with(Logistic().on(MNIST), result.state.parameters)
     tested = evaluate(network, held_back.test.images, held_back.test.labels, MNIST)
     assert torch.equal(result.test.confusion, tested.confusion)
-    metrics = result.metrics()
+    metrics = result.figures()
     assert (metrics["accuracy"], metrics["validation_accuracy"]) == (tested.accuracy, expected.test.accuracy)
-    assert "validation_accuracy" not in expected.metrics()
+    assert "validation_accuracy" not in expected.figures()
 
 
 @pytest.mark.parametrize(("lr", "epochs"), [(0.1, 3), (1e5, 1)], ids=["to the end", "diverging"])
@@ -286,7 +286,7 @@ def at(step: int, steps: Callable[[Any], Any]) -> Callable[[Any], None]:
 
 
 def everything(result: Result) -> Any:
-    return result.state.encode(), result.round_rows(), result.metrics(), result.test.confusion.tolist()
+    return result.state.encode(), result.round_rows(), result.figures(), result.test.confusion.tolist()
 
 
 @given(data=st.data())
@@ -313,7 +313,7 @@ def test_so_does_centralised_training_with_validation_data(validated: FederatedD
     experiment = baseline.CentralisedExperiment.model_validate({**CENTRALISED, "baseline": {"epochs": 3}})
 
     def all_of(result: baseline.Result) -> Any:
-        return result.epoch_rows(), result.metrics(), result.test.confusion.tolist()
+        return result.epoch_rows(), result.figures(), result.test.confusion.tolist()
 
     whole = baseline.run(experiment, validated.dataset)
     endings: list[dict[str, Any]] = [

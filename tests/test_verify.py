@@ -9,29 +9,27 @@ from typing import Any
 import pytest
 import torch
 
-from fedpipe.results.verify import MADE, Verdict, verify
+from fedpipe.results.verify import MADE, REPORT, Verdict, verify
 from fedpipe.system.errors import UserError
 from fedpipe.system.files import write_json
 from fedpipe.system.provenance import provenance
 
-FEDERATED, BASELINE, LOCAL = (f"reports/{stage}/metrics.json" for stage in ("federated", "baseline", "local"))
 HERE = provenance(torch.device("cpu"))
 ELSEWHERE = HERE | {"cpu": "another type"}
 
 
 def write_results(machine: dict[str, str], *, accuracy: float = 0.99, loss: float = 0.034) -> None:
-    """Write the four reports, and the models, the table and the provenance that a run leaves beside them."""
-    reports: dict[str, dict[str, Any]] = {
-        FEDERATED: {"federated": {"dataset": "MNIST", "accuracy": accuracy, "loss": loss, "rounds": 5}},
-        BASELINE: {"baseline": {"dataset": "MNIST", "accuracy": 0.9898, "loss": 0.043, "epochs": 15}},
-        LOCAL: {"local": {"dataset": "MNIST", "accuracy": 0.97, "accuracy_std": 0.002, "loss": 0.1, "epochs": 12.5}},
-        "reports/comparison.json": {"comparison": {"dataset": "MNIST", "federated_accuracy": accuracy}},
+    """Write the report, and the models, the table and the provenance that a run leaves beside it."""
+    report: dict[str, Any] = {
+        "comparison": {"gap_points": 0.02, "rounds_to_target": 2},
+        "federated": {"dataset": "MNIST", "accuracy": accuracy, "loss": loss, "rounds": 5},
+        "centralised": {"dataset": "MNIST", "accuracy": 0.9898, "loss": 0.043, "epochs": 15},
+        "local": {"dataset": "MNIST", "accuracy": 0.97, "accuracy_std": 0.002, "loss": 0.1, "epochs": 12.5},
     }
-    for path, report in reports.items():
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(report))
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(json.dumps(report))
     for made in MADE.values():
-        made.parent.mkdir(exist_ok=True)
+        made.parent.mkdir(exist_ok=True, parents=True)
         made.touch()
     write_json("reports/provenance.json", dict.fromkeys(MADE, machine))
 
@@ -64,7 +62,7 @@ def test_on_one_machine_the_last_bit_of_a_metric_makes_a_difference():
     commit()
     other = math.nextafter(0.034, 1)
     write_results(HERE, loss=other)
-    assert verify() == Verdict(True, [f"{FEDERATED}: federated.loss: {other} here, 0.034 in HEAD"], [])
+    assert verify() == Verdict(True, [f"{REPORT}: federated.loss: {other} here, 0.034 in HEAD"], [])
 
 
 @pytest.mark.parametrize("name", ["cpu", "torch", "device"])
@@ -75,9 +73,8 @@ def test_results_of_another_machine_are_held_to_a_tolerance(name: str):
     assert verify() == Verdict(exact=False, differences=[], made_elsewhere=[])
     write_results(HERE, accuracy=0.98, loss=0.055)
     assert verify().differences == [
-        f"{FEDERATED}: federated.accuracy: 0.98 here, 0.99 in HEAD",
-        f"{FEDERATED}: federated.loss: 0.055 here, 0.034 in HEAD",
-        "reports/comparison.json: comparison.federated_accuracy: 0.98 here, 0.99 in HEAD",
+        f"{REPORT}: federated.accuracy: 0.98 here, 0.99 in HEAD",
+        f"{REPORT}: federated.loss: 0.055 here, 0.034 in HEAD",
     ]
 
 
@@ -112,18 +109,17 @@ def test_without_committed_results_there_is_one_line_that_says_why(revision: str
     write_results(HERE)
     if revision != "HEAD":
         commit()
-    with pytest.raises(UserError, match=rf"^{FEDERATED}: cannot be read from git at {revision}: {reason}[^\n]*$"):
+    with pytest.raises(UserError, match=rf"^{REPORT}: cannot be read from git at {revision}: {reason}[^\n]*$"):
         verify(revision)
 
 
 def test_a_report_that_is_not_committed_is_named():
     write_results(HERE)
-    comparison = Path("reports/comparison.json")
-    text = comparison.read_text()
-    comparison.unlink()
+    text = REPORT.read_text()
+    REPORT.unlink()
     commit()
-    comparison.write_text(text)
-    with pytest.raises(UserError, match=rf"^{comparison}: cannot be read from git at HEAD: "):
+    REPORT.write_text(text)
+    with pytest.raises(UserError, match=rf"^{REPORT}: cannot be read from git at HEAD: "):
         verify()
 
 
@@ -133,14 +129,14 @@ def test_a_loss_that_is_not_a_number_equals_itself_and_no_number():
     assert verify() == Verdict(exact=True, differences=[], made_elsewhere=[])
     for machine in (HERE, ELSEWHERE):
         write_results(machine, loss=0.034)
-        assert verify().differences == [f"{FEDERATED}: federated.loss: 0.034 here, nan in HEAD"]
+        assert verify().differences == [f"{REPORT}: federated.loss: 0.034 here, nan in HEAD"]
 
 
 def test_a_metric_that_one_side_lacks_is_a_difference():
     write_results(ELSEWHERE)
     commit()
     write_results(HERE)
-    report = json.loads(Path(FEDERATED).read_text())
+    report = json.loads(REPORT.read_text())
     del report["federated"]["rounds"]
-    Path(FEDERATED).write_text(json.dumps(report))
-    assert verify().differences == [f"{FEDERATED}: federated.rounds: missing here, 5 in HEAD"]
+    REPORT.write_text(json.dumps(report))
+    assert verify().differences == [f"{REPORT}: federated.rounds: missing here, 5 in HEAD"]

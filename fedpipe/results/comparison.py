@@ -38,7 +38,7 @@ def learning_curves(rounds: pd.DataFrame, epochs: pd.DataFrame, local: Mapping[s
     Args:
         rounds: federated/rounds.csv.
         epochs: baseline/epochs.csv.
-        local: the figures in local/metrics.json.
+        local: the figures in local/figures.json.
 
     Returns:
         A row for each evaluated step, which is a round or an epoch: dataset, method, step, examples_processed,
@@ -150,33 +150,32 @@ def gap_points(table: pd.DataFrame) -> float | None:
     return round(100 * (accuracy[FEDERATED] - accuracy[CENTRALISED]), 4)
 
 
-def as_metrics(table: pd.DataFrame, gains: Mapping[str, float | None]) -> dict[str, Any]:
-    """Return the table of `compare`, and who gains, as the nested mapping of numbers that `dvc metrics` reads.
+def figures(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the table of `compare` as figures."""
+    rows = table.set_index("method").astype(object)
+    federated, centralised = rows.loc[FEDERATED], rows.loc[CENTRALISED]
+    return {
+        "gap_points": gap_points(table),
+        "evaluated_on": federated["evaluated_on"],
+        "rounds_to_target": _or_none(federated["steps_to_target"]),
+        "epochs_to_target": _or_none(centralised["steps_to_target"]),
+    }
+
+
+def headline(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the few figures that `dvc metrics` shows of the comparison.
 
     Args:
-        table: of `compare`.
-        gains: what `fedpipe.results.gains.headline` returns.
+        figures: of `figures` and of `fedpipe.results.gains.figures`.
+
+    Returns:
+        gap: federated less centralised test accuracy, in points. gain: the mean over clients of the accuracy of the
+        federated model less that of their own, in points. to_target: rounds to the target accuracy.
     """
-    rows = table.set_index("method").astype(object)
-    federated, centralised, local = rows.loc[FEDERATED], rows.loc[CENTRALISED], rows.loc[LOCAL]
     return {
-        "comparison": {
-            "dataset": federated["dataset"],
-            "federated_accuracy": federated["test_accuracy"],
-            "centralised_accuracy": centralised["test_accuracy"],
-            "local_accuracy": local["test_accuracy"],
-            "gap_points": gap_points(table),
-            **gains,
-            "federated_loss": federated["test_loss"],
-            "centralised_loss": centralised["test_loss"],
-            "federated_examples": federated["examples_processed"],
-            "centralised_examples": centralised["examples_processed"],
-            "evaluated_on": federated["evaluated_on"],
-            "rounds_to_target": _or_none(federated["steps_to_target"]),
-            "epochs_to_target": _or_none(centralised["steps_to_target"]),
-            "federated_diverged": federated["diverged"],
-            "centralised_diverged": centralised["diverged"],
-        }
+        "gap": figures["gap_points"],
+        "gain": figures["mean_gain_points"],
+        "to_target": figures["rounds_to_target"],
     }
 
 
@@ -186,7 +185,7 @@ def as_markdown(table: pd.DataFrame, settings: Compare, local: Mapping[str, Any]
     Args:
         table: of `compare`.
         settings: names the target accuracy.
-        local: the figures in local/metrics.json.
+        local: the figures in local/figures.json.
     """
     alone = f"local, mean of {_counted(local['clients'], 'client')}"
     lines = [
@@ -226,8 +225,8 @@ def as_markdown(table: pd.DataFrame, settings: Compare, local: Mapping[str, Any]
     return "\n".join(lines)
 
 
-def read_metrics(path: Path, stage: str) -> dict[str, Any]:
-    """Return the figures in the metrics file of a training.
+def read_figures(path: Path, stage: str) -> dict[str, Any]:
+    """Return the figures of a training, as its stage wrote them.
 
     Args:
         path: a JSON file.
@@ -238,10 +237,10 @@ def read_metrics(path: Path, stage: str) -> dict[str, Any]:
     """
     text = read_summed(path, stage)
     with reading(path, stage):
-        [metrics] = dict(json.loads(text)).values()
-        if missing := [key for key in ("dataset", "diverged") if key not in metrics]:
+        figures = dict(json.loads(text))
+        if missing := [key for key in ("dataset", "diverged") if key not in figures]:
             raise ValueError(f"no {missing[0]}")
-        return metrics
+        return figures
 
 
 def read_table(path: Path, stage: str, *columns: str) -> pd.DataFrame:
@@ -265,18 +264,18 @@ def read_table(path: Path, stage: str, *columns: str) -> pd.DataFrame:
         return table
 
 
-def one_dataset(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the name of the data set that all these metrics are about.
+def one_dataset(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the name of the data set that all these figures are about.
 
     Args:
-        metrics: of each method.
+        figures: of each method.
 
     Raises:
         UserError: they name different data sets, so that a comparison would mislead.
     """
-    names = {str(of_method["dataset"]) for of_method in metrics.values()}
+    names = {str(of_method["dataset"]) for of_method in figures.values()}
     if len(names) > 1:
-        methods = " and ".join(metrics)
+        methods = " and ".join(figures)
         raise UserError(f"{methods}: on different data sets: {', '.join(sorted(names))}; `dvc repro` trains all anew")
     return names.pop()
 

@@ -26,18 +26,23 @@ COLOURS = 64  # a tenth of the size of full colour: git keeps every version of a
 os.environ["FONTCONFIG_FILE"] = str(TEMPLATES / "fonts.conf")  # read once, when the first picture is drawn
 
 
-def draw(template: str, title: str, table: pd.DataFrame, png: Path) -> None:
+def draw(template: str, title: str, table: pd.DataFrame, png: Path, *, lines: str | None = None) -> None:
     """Draw a table with a template of .dvc/plots, as a PNG. Equal tables make equal bytes.
+
+    DVC gives each revision a line and a colour. A PNG shows one revision, so that something else may have them.
 
     Args:
         template: the template's file name without ".json".
         title: the title of the picture.
         table: has a column for every field that the template names.
         png: the file to write.
+        lines: the column whose values have a line and a colour each; None for a template without.
 
     Raises:
         UserError: a limit on this process leaves the renderer too little address space.
     """
+    if lines:
+        table = table.assign(rev=table[lines].str.capitalize())
     rows = table.to_dict("records")
     properties = {"template": template, "template_dir": str(TEMPLATES), "title": title}
     specification = VegaRenderer(rows, template, **properties).get_filled_template()

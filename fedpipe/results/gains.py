@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from fedpipe.data.partition.skew import skew
 from fedpipe.fairness import own_labels_accuracy, spread
 from fedpipe.results.comparison import FEDERATED, LOCAL
 
@@ -88,8 +89,8 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(dataset=table["dataset"].iloc[0]).reindex(columns=columns + statistics)
 
 
-def headline(table: pd.DataFrame) -> dict[str, float | None]:
-    """Return who gains, by the measure of the table of `clients`, as figures that experiments are compared by.
+def figures(table: pd.DataFrame) -> dict[str, float | None]:
+    """Return who gains, by the measure of the table of `clients`, as figures.
 
     Returns:
         clients_gaining: the share of clients for which federated training is better than training alone.
@@ -99,6 +100,24 @@ def headline(table: pd.DataFrame) -> dict[str, float | None]:
     if not len(gain):
         return {"clients_gaining": None, "mean_gain_points": None}
     return {"clients_gaining": float(np.mean(gain > 0)), "mean_gain_points": round(100 * float(np.mean(gain)), 4)}
+
+
+def of_partition(manifest: pd.DataFrame) -> dict[str, float | int]:
+    """Return how many clients there are, how large they are, and how much they differ (see `skew`).
+
+    Args:
+        manifest: manifest.csv of the client shards.
+    """
+    labels = [column for column in manifest if str(column).startswith("label_")]
+    sizes = manifest["examples"]
+    return {
+        "clients": len(manifest),
+        "examples": int(sizes.sum()),
+        "held_out": int(manifest["held_out"].sum()),
+        "smallest": int(sizes.min()),
+        "largest": int(sizes.max()),
+        **skew(manifest[labels].to_numpy()),
+    }
 
 
 def as_markdown(table: pd.DataFrame, population: int) -> str:

@@ -19,12 +19,7 @@ from fedpipe.system.files import read_json
 from fedpipe.system.provenance import FILE as PROVENANCE
 from fedpipe.system.provenance import provenance
 
-REPORTS = (
-    Path("reports/federated/metrics.json"),
-    Path("reports/baseline/metrics.json"),
-    Path("reports/local/metrics.json"),
-    Path("reports/comparison.json"),
-)
+REPORT = Path("reports/comparison.json")  # all figures of all trainings
 MADE = {  # by the stages that train; git does not hold it
     "federated": Path("models/federated.safetensors"),
     "baseline": Path("models/baseline.safetensors"),
@@ -49,7 +44,7 @@ class Verdict:
 
 
 def verify(revision: str = "HEAD") -> Verdict:
-    """Compare the metrics in the workspace, which is the current folder, with those of a git revision.
+    """Compare the figures in the workspace, which is the current folder, with those of a git revision.
 
     Results are held to equality if reports/provenance.json names this machine's CPU type and torch version, in the
     workspace and as it is committed, and the same device. Otherwise they are held to a tolerance.
@@ -58,20 +53,18 @@ def verify(revision: str = "HEAD") -> Verdict:
         UserError: there is no git repository; the pipeline did not run here, so that there is nothing to verify; or
             the workspace or the revision has no such report.
     """
-    there, committed = [_flat(_committed(report, revision)) for report in REPORTS], _committed(PROVENANCE, revision)
+    there, committed = _flat(_committed(REPORT, revision)), _committed(PROVENANCE, revision)
     _require_a_run()
-    here, told = [_flat(read_json(report)) for report in REPORTS], read_json(PROVENANCE)
-    pairs = list(zip(REPORTS, here, there, strict=True))
+    here, told = _flat(read_json(REPORT)), read_json(PROVENANCE)
 
     machine = provenance(torch.device("cpu"))
     made_here, made_there = ({stage: one.get(stage, {}) for stage in MADE} for one in (told, committed))
     mine = [stage for stage in MADE if _is_like(machine, made_here[stage])]
     exact = all(stage in mine and made_here[stage] == made_there[stage] for stage in MADE)
     differences = [
-        f"{report}: {key}: {a.get(key, 'missing')} here, {b.get(key, 'missing')} in {revision}"
-        for report, a, b in pairs
-        for key in sorted(a.keys() | b.keys())
-        if not _equal(a.get(key), b.get(key)) and (exact or not _agree(key, a.get(key), b.get(key)))
+        f"{REPORT}: {key}: {here.get(key, 'missing')} here, {there.get(key, 'missing')} in {revision}"
+        for key in sorted(here.keys() | there.keys())
+        if not _equal(here.get(key), there.get(key)) and (exact or not _agree(key, here.get(key), there.get(key)))
     ]
     made_elsewhere = [
         f"{stage}: made on {made_here[stage].get('cpu')} with torch {made_here[stage].get('torch')}; "

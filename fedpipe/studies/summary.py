@@ -24,12 +24,16 @@ WORKSPACE = "workspace"
 DATASET = "dataset"  # the data set's name, beside the parameters: MNIST, or its sample where no mirror answered
 ALL = "all experiments"  # the row if nothing but the seed differs
 SEED = "seed"
-ROUNDS_TO_TARGET = "comparison.rounds_to_target"  # which DVC does not show of a run that never reached it
+ROUNDS_TO_TARGET = "to_target"  # which DVC does not show of a run that never reached it
+CENTRALISED, LOCAL = "centralised", "local"  # the test accuracies of these trainings, as metrics
 COUNTS = SEED, DATASET, "download", "partition", "model", "compute"  # of params.yaml, for any training's results
-COUNTS_FOR = {  # of params.yaml, for the metrics of a stage
-    "partition": (SEED, DATASET, "download", "partition"),
-    "federated": (*COUNTS, "federated"),
-    "baseline": (*COUNTS, "baseline"),
+COUNTS_FOR = {  # of params.yaml, for a metric; any of them for the others, which are of several trainings
+    "accuracy": (*COUNTS, "federated"),
+    "loss": (*COUNTS, "federated"),
+    "validation_accuracy": (*COUNTS, "federated"),
+    "validation_loss": (*COUNTS, "federated"),
+    CENTRALISED: (*COUNTS, "baseline"),
+    LOCAL: (*COUNTS, "federated", "local"),
 }
 
 
@@ -110,7 +114,7 @@ def overview(
     found: Experiments,
     *,
     by: Sequence[str] = (),
-    measures: Sequence[str] = ("federated.accuracy",),
+    measures: Sequence[str] = ("accuracy",),
     baseline: str | None = None,
     where: Mapping[str, str] | None = None,
     commits: bool = False,
@@ -205,10 +209,9 @@ def _run(entry: Mapping[str, Any], *, experiment: bool) -> Run:
     for file in data["metrics"].values():
         metrics |= flat(_data_of(file))
     parameters = {name: value for name, value in flat(_in_use(given)).items() if _counts(name)}
-    dataset = next((value for name, value in metrics.items() if name.endswith(f".{DATASET}")), None)
     return Run(
         name=entry["name"] or (WORKSPACE if entry["rev"] == WORKSPACE else entry["rev"][:7]),
-        parameters={**parameters, DATASET: dataset},
+        parameters={**parameters, DATASET: metrics.get(DATASET)},
         unused=frozenset(flat(given).keys() - parameters.keys()),
         metrics=metrics,
         when=data["timestamp"] or "newest",  # the workspace's; letters sort after digits
@@ -266,7 +269,7 @@ def _nothing_where(name: str, value: str, runs: Sequence[Run]) -> list[Run]:
 
 
 def _require_measure(name: str, runs: Sequence[Run]) -> None:
-    known = dict.fromkeys(key for run in runs for key, value in run.metrics.items() if _is_number(value))
+    known = dict.fromkeys(key for run in runs for key, value in run.metrics.items() if _is_number(value) or value is None)
     if name not in known and name != ROUNDS_TO_TARGET:
         raise UserError(f"{name}: no metric of these experiments; {known_keys(name, list(known))}")
 
@@ -277,10 +280,10 @@ def _is_number(value: object) -> bool:
 
 def _sections(measures: Iterable[str]) -> set[str] | None:
     """Return the sections of params.yaml that measures depend on; None if it may be any."""
-    blocks = [name.partition(".")[0] for name in measures]
-    if any(block not in COUNTS_FOR for block in blocks):
+    names = list(measures)
+    if any(name not in COUNTS_FOR for name in names):
         return None
-    return {one for block in blocks for one in COUNTS_FOR[block]}
+    return {one for name in names for one in COUNTS_FOR[name]}
 
 
 def _only(run: Run, sections: set[str] | None) -> Run:
@@ -380,7 +383,7 @@ def _records(runs: Iterable[Run], names: Sequence[str], measures: Sequence[str])
                 "seed": run.parameters.get(SEED, 0),
                 "value": _value(run, measure),
                 "diverged": _diverged(run, measure),
-                "last": run.metrics.get("federated.rounds", math.nan),
+                "last": run.parameters.get("federated.rounds", math.nan),
             }
 
 
@@ -390,16 +393,15 @@ def _value(run: Run, measure: str) -> float | None:
 
 
 def _diverged(run: Run, measure: str) -> bool:
-    """Tell by the flag beside a measure whether the training that it is of diverged; either, if it is of both."""
-    block, _, name = measure.rpartition(".")
-    flags = {key.rpartition(".")[2]: key for key in run.metrics if key.rpartition(".")[0] == block}
-    flags = {flag: key for flag, key in flags.items() if flag.endswith("diverged")}
-    own = [key for flag, key in flags.items() if name.startswith(flag.removesuffix("diverged"))]
-    return any(run.metrics[key] is True for key in own or flags.values())
+    """Tell whether the training that a measure is of diverged; either, if it is of both federated and centralised."""
+    if measure in (CENTRALISED, LOCAL):
+        return run.metrics.get(measure) is None
+    return run.metrics.get("diverged") is True or (measure == "gap" and run.metrics.get(CENTRALISED) is None)
 
 
 def _measure(name: str) -> Measure:
-    return Measure(name, percent=name.endswith("accuracy"), rounds=name == ROUNDS_TO_TARGET)
+    percent = name.endswith("accuracy") or name in (CENTRALISED, LOCAL)
+    return Measure(name, percent=percent, rounds=name == ROUNDS_TO_TARGET)
 
 
 def _baseline(given: str, rows: Sequence[str], labels: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
