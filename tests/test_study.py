@@ -27,6 +27,7 @@ from fedpipe.config.template import as_yaml
 from fedpipe.data import datasets
 from fedpipe.data.datasets import Dataset
 from fedpipe.pipeline import Pipeline, inputs
+from fedpipe.studies import commands
 from fedpipe.studies import plan as planning
 from fedpipe.studies.commands import check_study, run_study, show_study
 from fedpipe.studies.plan import Plan, Run
@@ -437,8 +438,14 @@ class TestRun:
             run_study(path, hours=0)
         assert "8 runs are left for another time" in capsys.readouterr().out
 
+    def test_two_processes_do_not_run_one_study(self, project: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(commands, "PATIENCE", 0.0)
+        path = write()
+        with commands._alone(path), pytest.raises(UserError, match=r"^studies/small.yaml: another process runs it"):
+            run_study(path)
+
     def test_nothing_is_left_of_the_partitions_that_runs_share(self, finished: Path):
-        assert [file.name for file in Path(".fedpipe").iterdir()] == [".gitignore"]
+        assert not [file for file in Path(".fedpipe").iterdir() if file.is_dir()]
         assert not list(Path("studies").rglob(".*"))
 
     def test_a_run_that_diverges_is_recorded_as_such_with_its_rounds(self, project: Path):
@@ -466,9 +473,9 @@ class TestValidation:
     CHANGES: ClassVar[dict[str, Any]] = {"tune": TUNE, "grid": {"federated.strategy": ["fedavg", "scaffold"]}}
 
     def test_it_is_refused_to_tune_without_validation_data(self, project: Path):
-        for command in (check_study, run_study):
+        for attempt in (check_study, run_study):
             with pytest.raises(UserError) as raised:
-                command(write(self.CHANGES))
+                attempt(write(self.CHANGES))
             [line] = str(raised.value).splitlines()
             assert line.startswith("studies/small.yaml: tune: the data set has no validation data to choose by")
             assert "-S download.validation=0.1" in line
