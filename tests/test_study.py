@@ -1,5 +1,6 @@
 """A study is a file: checked as a whole, run on all cores, kept run by run, and shown from what is recorded."""
 
+import csv
 import json
 import os
 import re
@@ -26,14 +27,15 @@ from fedpipe.config.template import as_yaml
 from fedpipe.data import datasets
 from fedpipe.data.datasets import Dataset
 from fedpipe.pipeline import Pipeline, inputs
+from fedpipe.studies import commands
 from fedpipe.studies import plan as planning
 from fedpipe.studies.commands import check_study, run_study, show_study
 from fedpipe.studies.plan import Plan, Run
 from fedpipe.studies.records import Record, Store
 from fedpipe.studies.study import Study, read_study
 from fedpipe.system.errors import UserError
+from tests import test_pipeline as pipelines
 from tests.conftest import ROOT, checkout
-from tests.test_pipeline import run, set_params
 
 SMALL: dict[str, Any] = {
     "model.name": "logistic",
@@ -124,6 +126,12 @@ def write(changes: Mapping[str, Any] = {}, name: str = "studies/small.yaml") -> 
 def planned(changes: Mapping[str, Any] = {}) -> Plan:
     path = write(changes)
     return Plan(read_study(path), path)
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of one of the study's tables."""
+    with Path("studies/small", name).open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def contents(folder: str = "studies/small") -> dict[str, str]:
@@ -430,8 +438,14 @@ class TestRun:
             run_study(path, hours=0)
         assert "8 runs are left for another time" in capsys.readouterr().out
 
+    def test_two_processes_do_not_run_one_study(self, project: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(commands, "PATIENCE", 0.0)
+        path = write()
+        with commands._alone(path), pytest.raises(UserError, match=r"^studies/small.yaml: another process runs it"):
+            run_study(path)
+
     def test_nothing_is_left_of_the_partitions_that_runs_share(self, finished: Path):
-        assert [file.name for file in Path(".fedpipe").iterdir()] == [".gitignore"]
+        assert not [file for file in Path(".fedpipe").iterdir() if file.is_dir()]
         assert not list(Path("studies").rglob(".*"))
 
     def test_a_run_that_diverges_is_recorded_as_such_with_its_rounds(self, project: Path):
@@ -459,35 +473,43 @@ class TestValidation:
     CHANGES: ClassVar[dict[str, Any]] = {"tune": TUNE, "grid": {"federated.strategy": ["fedavg", "scaffold"]}}
 
     def test_it_is_refused_to_tune_without_validation_data(self, project: Path):
-        for command in (check_study, run_study):
+        for attempt in (check_study, run_study):
             with pytest.raises(UserError) as raised:
-                command(write(self.CHANGES))
+                attempt(write(self.CHANGES))
             [line] = str(raised.value).splitlines()
             assert line.startswith("studies/small.yaml: tune: the data set has no validation data to choose by")
             assert "-S download.validation=0.1" in line
 
     def test_the_rate_that_counts_is_that_whose_worst_accuracy_on_validation_data_is_best(self, validated: Path):
         done = run_study(write({**self.CHANGES, "seeds": [1]}))
-        runs = pd.read_csv("studies/small/runs.csv")
-        rounds = pd.read_csv("studies/small/rounds.csv", dtype=str)
-        final = rounds.groupby("key")["validation_accuracy"].last().map(float)
-        tried = runs[runs["phase"] == "tune"].assign(accuracy=lambda table: table["key"].map(final))
-        assert len(tried) == 2 * (3 + 2)
-        for strategy, of in tried.groupby("federated.strategy"):
-            both = of.groupby("federated.local.lr")["accuracy"].agg(["min", "count"])
-            best = both[both["count"] == 2]["min"].idxmax()
-            chosen = runs[(runs["phase"] == "final") & (runs["federated.strategy"] == strategy)]
-            assert set(chosen["federated.local.lr"]) == {best}
+        runs, rounds = read("runs.csv"), read("rounds.csv")
+        accuracy = {row["key"]: float(row["validation_accuracy"]) for row in rounds}  # the last one of each run stays
+        tried: dict[tuple[str, str], list[float]] = {}
+        for row in runs:
+            if row["phase"] == "tune":
+                tried.setdefault((row["federated.strategy"], row["federated.local.lr"]), []).append(
+                    accuracy[row["key"]]
+                )
+        assert sum(map(len, tried.values())) == 2 * (3 + 2)
+        for strategy in ("fedavg", "scaffold"):
+            worst = {lr: min(of) for (name, lr), of in tried.items() if name == strategy and len(of) == 2}
+            [chosen] = {
+                row["federated.local.lr"]
+                for row in runs
+                if row["phase"] == "final" and row["federated.strategy"] == strategy
+            }
+            assert worst[chosen] == max(worst.values())
         assert set(done.results["seed"]) == {1}
         assert "federated.local.lr, as tuning on validation data chose it" in done.text
 
     def test_the_accuracy_that_counts_is_on_the_test_set_and_rounds_go_by_validation_data(self, validated: Path):
         measures = {"accuracy": {"accuracy": "last 1"}, "rounds": {"rounds_to": 0.2}}
         done = run_study(write({"seeds": [1], "measures": measures}))
-        rounds = pd.read_csv("studies/small/rounds.csv", dtype=str)
-        results = done.results.set_index("measure")["value"]
-        assert [*map(float, rounds["test_accuracy"].dropna())] == results["accuracy"].tolist()
-        assert rounds["validation_accuracy"].notna().all()
+        rounds = read("rounds.csv")
+        results = done.results
+        shown = results["value"][results["measure"] == "accuracy"].tolist()
+        assert [float(row["test_accuracy"]) for row in rounds if row["test_accuracy"]] == shown
+        assert all(row["validation_accuracy"] for row in rounds)
         assert "rounds until the validation accuracy is 0.2" in done.text
 
     def test_a_mean_over_rounds_on_the_test_set_is_refused(self, validated: Path):
@@ -576,7 +598,7 @@ class TestRecords:
 def test_a_run_has_the_bits_of_the_pipelines_stages(project: Path):
     """Those of `dvc exp run` with its parameters, stage after stage, with the default engine and workers."""
     done = run_study(write({"grid": {"federated.strategy": ["scaffold"]}, "seeds": [5]}))
-    set_params(project, {**SMALL, "federated.strategy": "scaffold", "seed": 5})
+    pipelines.set_params(project, {**SMALL, "federated.strategy": "scaffold", "seed": 5})
     for stage in ("partition", "federated"):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-m", f"stages.{stage}"], check=True, env=environment, capture_output=True)
@@ -593,8 +615,9 @@ def test_the_default_pipeline_runs_no_study_and_the_stage_of_the_documentation_i
     page = (ROOT / "docs/how-to/studies.md").read_text()
     [stage] = re.findall(r'```yaml title="studies/dvc.yaml"\n(.*?)```', page, re.DOTALL)
     (folder / "studies/dvc.yaml").write_text(stage)
-    for command, among in (("dvc repro --dry", False), ("dvc repro --dry studies/dvc.yaml", True)):
-        assert ("fedpipe study run studies/example.yaml" in run(command, folder)) == among
+    pipelines.set_params(folder, pipelines.SMALL | {"compare.target_accuracy": 0.5})
+    assert "study" not in pipelines.run("dvc repro", folder)
+    assert "fedpipe study run studies/example.yaml" in pipelines.run("dvc repro --dry studies/dvc.yaml", folder)
 
 
 @pytest.mark.slow

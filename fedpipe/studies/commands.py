@@ -1,11 +1,15 @@
 """What can be done with a study: check it, run what is missing, and show what is there."""
 
+import fcntl
+import hashlib
+import shutil
 import sys
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from fedpipe.data import datasets
 from fedpipe.engines import MOST_WORKERS
@@ -19,9 +23,10 @@ from fedpipe.studies.records import Record, Store
 from fedpipe.studies.study import Study, folder_of, read_study
 from fedpipe.system import console
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import scratch_folder, write_text
+from fedpipe.system.files import write_text
 
 SCRATCH = Path(".fedpipe")  # in the project, unseen by git
+PATIENCE = 5.0  # seconds in which the workers of a process that was killed have ended
 
 
 @dataclass
@@ -174,10 +179,9 @@ def _run(state: State, data: str, hours: float | None, workers: Workers | None) 
     """Run what is missing, wave by wave: which runs count is known when those that tune have ended."""
     until = time.time() + 3600 * hours if hours is not None else sys.float_info.max
     plan, records = state.plan, state.records
-    state.store.write([*state.ordered, *state.others])
-    _ignored(SCRATCH)
     missing = len(plan.missing(records))
-    with scratch_folder(SCRATCH, "study") as scratch, console.progress("runs", plan.total) as bar:
+    with _alone(state.path) as scratch, console.progress("runs", plan.total) as bar:
+        state.store.write([*state.ordered, *state.others])
         bar.advance(plan.total - missing)
         job = Training(DATASET.resolve(), data, scratch.resolve(), until)
         while wave := [run for run in plan.runs(records) if run.key not in records]:
@@ -204,11 +208,39 @@ def _result(record: Record, study: Study) -> str:
     return f"{name} {shown}{', diverged' if record.state == 'diverged' else ''}, {record.seconds:.1f} s"
 
 
-def _ignored(folder: Path) -> None:
-    """Make a folder that git does not see."""
-    folder.mkdir(exist_ok=True)
-    if not (folder / ".gitignore").exists():
-        write_text(folder / ".gitignore", "*\n")
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """Give the block an empty folder of the study's own, which goes when the block ends.
+
+    What is left there of a run that was killed goes first.
+
+    Raises:
+        UserError: another process runs the study.
+    """
+    SCRATCH.mkdir(exist_ok=True)
+    if not (SCRATCH / ".gitignore").exists():
+        write_text(SCRATCH / ".gitignore", "*\n")
+    folder = SCRATCH / f"study-{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    with folder.with_suffix(".lock").open("w") as lock:
+        end = time.monotonic() + PATIENCE
+        while not _locked(lock):
+            if time.monotonic() > end:
+                raise UserError(f"{path}: another process runs it; wait until that has ended")
+            time.sleep(0.1)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
 
 
 def _duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ NOT_HERE = {  # parameters that a study cannot set, and why
     "seed": "`seeds` says with which seeds each cell runs",
     "download": "a study runs on the data set in data/dataset; set it in params.yaml, and run `dvc repro download`",
     "baseline": "a study trains no centralised baseline",
+    "local": "a study trains no client alone",
     "compare": "a study makes comparisons of its own, from `tables`",
 }
 
