@@ -173,6 +173,11 @@ def test_two_runs_with_one_seed_are_refused():
         table(pd.concat([frame(), frame()]))
 
 
+def test_a_baseline_that_is_no_row_is_refused():
+    with pytest.raises(ValueError, match="fedavgm: no row to compare with"):
+        table(frame(), baseline=["fedavgm"])
+
+
 def test_intervals_say_that_they_are_bootstrapped():
     assert "bootstrapped" in table(frame(), interval="bootstrap").as_markdown()
     assert "bootstrapped" not in table(frame()).as_markdown()

@@ -112,6 +112,9 @@ def tabulate(
         level: of the intervals.
         interval: how they are made; see `fedpipe.studies.statistics.summarise`.
         seed: of the bootstrap's draws.
+
+    Raises:
+        ValueError: two runs with equal labels have one seed, or no row has the labels of the baseline.
     """
     frame = frame.astype(dict.fromkeys([*rows, *columns], object))
     for name in [*rows, *columns]:
@@ -122,6 +125,8 @@ def tabulate(
         for measure in measures
         for entry in _of_measure(frame, measure, tuple(rows), tuple(columns), labels, level, interval, seed)
     ]
+    if labels is not None and all(entry.row != labels for entry in entries):
+        raise ValueError(f"{', '.join(labels)}: no row to compare with")
     return Table(tuple(rows), tuple(columns), labels, level, interval, tuple(entries))
 
 
