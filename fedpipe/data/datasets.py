@@ -70,7 +70,8 @@ def measured(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def save(dataset: Dataset, folder: Path) -> None:
     """Write train.safetensors, validation.safetensors, test.safetensors and, last, dataset.json to a folder."""
-    validation = dataset.validation or Split(dataset.train.images[:0], dataset.train.labels[:0])
+    images, labels = dataset.train.images, dataset.train.labels
+    validation = dataset.validation or Split(images.new_empty(0, *images.shape[1:]), labels.new_empty(0))
     sha256 = {}
     for name, split in (("train", dataset.train), ("validation", validation), ("test", dataset.test)):
         write_tensors(folder / f"{name}.safetensors", split.tensors())
