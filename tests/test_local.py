@@ -403,11 +403,11 @@ def test_a_client_gains_what_the_federated_model_is_better_at_than_its_own():
     assert table["federated_own_labels_accuracy"].tolist() == [0.75, 0.625, 0.5]
     assert table["measure"].unique().tolist() == ["holdout"]
     assert table["gain"].fillna(9).tolist() == [-0.5, 9, 9]
-    assert gains.headline(table) == {"clients_gaining": 0.0, "mean_gain_points": -50.0}
+    assert gains.figures(table) == {"clients_gaining": 0.0, "mean_gain_points": -50.0}
     nobody = gains.clients(MANIFEST, CLASSES, 0.625, HOLDOUT.assign(accuracy=None), ALONE)
     assert nobody["measure"].unique().tolist() == ["own_labels"]
     assert nobody["gain"].fillna(9).tolist() == [-0.25, 9, 0.25]
-    assert gains.headline(nobody) == {"clients_gaining": 0.5, "mean_gain_points": 0.0}
+    assert gains.figures(nobody) == {"clients_gaining": 0.5, "mean_gain_points": 0.0}
 
 
 def test_both_trainings_are_summed_up_over_the_clients_that_trained_alone_and_federation_over_all_besides():

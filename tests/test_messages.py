@@ -100,8 +100,8 @@ def test_the_byte_form_is_a_safetensors_file_with_json_in_it():
     (length,) = struct.unpack_from("<Q", data)
     content = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["message"])
     assert content["client"] == 3
-    assert load(data)["floats"].tolist() == [0.5, 0.1]
-    assert len(data) == 8 + length + 2 * 8 + 4 * 4
+    assert load(data)["floats"].tolist() == [0.5, 0.1, 0.0]  # in the order of the fields
+    assert len(data) == 8 + length + 3 * 8 + 4 * 4
 
 
 def test_a_message_may_hold_one_tensor_twice():

@@ -99,9 +99,7 @@ def test_the_report_of_a_pull_request_tells_what_changed_and_leaves_the_checkout
     run("bash .ci/report HEAD^ HEAD report", project)
     report = (project / "report/report.md").read_text()
     assert re.search(r"^\| params.yaml +\| federated.local.lr +\| 0.001 +\| 0.003 +\|$", report, re.MULTILINE)
-    before, after = re.search(
-        r"^\| accuracy +\| ([\d.]+) +\| ([\d.]+) ", report, re.MULTILINE
-    ).groups()  # type: ignore[union-attr]
+    before, after = re.search(r"^\| accuracy +\| ([\d.]+) +\| ([\d.]+) ", report, re.MULTILINE).groups()  # type: ignore[union-attr]
     assert before != after
     assert "MNIST sample (5,000 images)" in report
     page = (project / "report/plots.html").read_text()

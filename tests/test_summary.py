@@ -122,9 +122,7 @@ def test_what_no_result_depends_on_tells_no_groups_apart(shown):
         parameters(one["revs"][0])["federated"]["fedprox"]["mu"] = position
         parameters(one["revs"][0])["baseline"]["lr"] = position / 10 + 0.01
     assert overview(read(changed)).table.rows == ("federated.strategy", "federated.local.lr")
-    rows = overview(
-        read(changed), measures=["gap"], where={"federated.strategy": "scaffold"}
-    ).table.rows
+    rows = overview(read(changed), measures=["gap"], where={"federated.strategy": "scaffold"}).table.rows
     assert "baseline.lr" in rows  # on which a comparison depends
 
 

@@ -118,7 +118,7 @@ class Round(Record):
             return None
         weights = {member.client: member.weight for member in self.cohort.members}
         total = sum(weights[report.client] for report in self.clients)
-        return sum(weights[report.client] * value(report) for report in self.clients) / total
+        return sum(weights[report.client] / total * value(report) for report in self.clients)
 
     def without_confusion(self) -> Self:
         """Return the round as a history keeps it: the tables need no more."""

@@ -109,11 +109,11 @@ def of_partition(manifest: pd.DataFrame) -> dict[str, float | int]:
         manifest: manifest.csv of the client shards.
     """
     labels = [column for column in manifest if str(column).startswith("label_")]
-    sizes = manifest["examples"]
+    sizes, held_out = manifest["examples"].to_numpy(), manifest["held_out"].to_numpy()
     return {
         "clients": len(manifest),
         "examples": int(sizes.sum()),
-        "held_out": int(manifest["held_out"].sum()),
+        "held_out": int(held_out.sum()),
         "smallest": int(sizes.min()),
         "largest": int(sizes.max()),
         **skew(manifest[labels].to_numpy()),

@@ -269,7 +269,9 @@ def _nothing_where(name: str, value: str, runs: Sequence[Run]) -> list[Run]:
 
 
 def _require_measure(name: str, runs: Sequence[Run]) -> None:
-    known = dict.fromkeys(key for run in runs for key, value in run.metrics.items() if _is_number(value) or value is None)
+    known = dict.fromkeys(
+        key for run in runs for key, value in run.metrics.items() if _is_number(value) or value is None
+    )
     if name not in known and name != ROUNDS_TO_TARGET:
         raise UserError(f"{name}: no metric of these experiments; {known_keys(name, list(known))}")
 
