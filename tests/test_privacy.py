@@ -50,6 +50,7 @@ def test_each_opens_its_own(engine: str, strategy: str, folder: Path, test: Path
 
 @pytest.mark.parametrize("what", ["alone", "held out"])
 @pytest.mark.parametrize("engine", ["processes", "ray"])
+@pytest.mark.slow
 def test_alone_or_evaluating_what_it_holds_out_each_opens_its_own(
     engine: str, what: str, sample: Dataset, test: Path, tmp_path: Path
 ):

@@ -68,6 +68,7 @@ def weights(state: ServerState) -> np.ndarray:
 
 
 @every
+@pytest.mark.slow
 def test_every_strategy_learns(strategy: str, folder: Path, test: Path, tmp_path: Path):
     """fedsgd, a step a round, more slowly than others. With lr 0.05 SCAFFOLD diverges in the tenth round: clients of 4
     and of 16 steps have controls of different scale, and its theory wants lr in proportion to 1 / steps."""
@@ -91,6 +92,7 @@ def test_every_strategy_learns(strategy: str, folder: Path, test: Path, tmp_path
 
 @every
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.slow
 def test_every_strategy_gives_the_same_bits_whatever_the_engine(
     strategy: str, optimizer: str, folder: Path, test: Path, tmp_path: Path
 ):

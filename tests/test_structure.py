@@ -106,6 +106,7 @@ def test_the_check_depends_on_all_code_and_all_parameters():
 
 
 @pytest.mark.parametrize("stage", ["download", "partition", "federated", "baseline", "local"])
+@pytest.mark.slow
 def test_a_stage_starts_without_slow_modules_that_it_does_not_need(stage: str):
     """It starts in about the time of importing torch."""
     code = f"import sys, stages.{stage}; print(*sys.modules)"

@@ -376,6 +376,7 @@ class TestCheck:
         assert plan.total >= len(plan.cells) * len(plan.study.seeds)
 
 
+@pytest.mark.slow
 class TestRun:
     """What is missing is run, many runs at once."""
 
