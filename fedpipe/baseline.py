@@ -129,8 +129,9 @@ class Result(datasets.OnDataset):
         ]
 
     def headline(self) -> dict[str, Any]:
-        """Return what `dvc metrics` shows of centralised training: its test accuracy, None if it diverged."""
-        return {"centralised": None if self.diverged or self.evaluations.test is None else self.test.accuracy}
+        """Return what `dvc metrics` shows of centralised training: its test accuracy, or no value if it diverged."""
+        test = self.evaluations.test
+        return {"centralised": test.accuracy if test and not self.diverged else None}
 
     def figures(self) -> dict[str, Any]:
         """Return all figures of the training as a whole."""

@@ -87,8 +87,14 @@ class Result(datasets.OnDataset):
         ]
 
     def headline(self) -> dict[str, Any]:
-        """Return the few figures that `dvc metrics` shows of federated training."""
-        return {"dataset": self.dataset, **self.evaluations.metrics(), "diverged": self.state.diverged}
+        """Return the few figures that `dvc metrics` shows of federated training, without a value if it diverged.
+
+        Returns:
+            accuracy, loss: on the test set. validation_accuracy, validation_loss: if there are validation data. sample:
+            whether this is MNIST's sample, and not MNIST.
+        """
+        figures = self.evaluations.metrics()
+        return {**(dict.fromkeys(figures) if self.state.diverged else figures), "sample": self.data.is_sample}
 
     def figures(self) -> dict[str, Any]:
         """Return all figures of the training as a whole."""

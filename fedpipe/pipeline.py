@@ -146,7 +146,7 @@ def _known(download: Download) -> _Known | None:
     original = download.original
     if original is None:
         there = there if there and there.name == Path(download.path).stem else None
-    elif not there or not there.name.startswith(f"{original.name} sample"):  # which is smaller
+    elif not there or not (there.is_sample and there.name.startswith(original.name)):  # which is smaller
         return _Known(original.spec(), original.train_examples, 0)
     examples = there.train_examples + there.validation_examples if there else 0
     return there and _Known(there.spec, examples, len(there.client_names))

@@ -48,7 +48,7 @@ def main() -> None:
 
     together = comparison.figures(table) | gains.figures(clients)
     of_partition = gains.of_partition(manifest)
-    files.write_json(REPORTS / "metrics.json", comparison.headline(together))
+    files.write_json(REPORTS / "metrics.json", comparison.headline(together, diverged))
     files.write_json(REPORTS / "comparison.json", {"comparison": together, "partition": of_partition, **trainings})
     text = f"{comparison.as_markdown(table, settings, local)}\n{gains.as_markdown(spreads, len(manifest))}"
     files.write_text(REPORTS / "comparison.md", text)

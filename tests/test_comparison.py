@@ -66,6 +66,12 @@ def test_the_headline_fits_beside_those_of_the_trainings():
     assert comparison.headline(comparison.figures(table) | GAINS) == {"gap": 0.88, "gain": 1.25, "to_target": 2}
 
 
+def test_where_federated_training_diverged_the_headline_has_no_gap_and_no_gain():
+    table = comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS, LOCAL), SETTINGS, ["federated"])
+    found = comparison.headline(comparison.figures(table) | GAINS, ["federated"])
+    assert (found["gap"], found["gain"]) == (None, None)
+
+
 def test_the_markdown_gives_percentages_and_names_the_data_set():
     table = comparison.compare(comparison.learning_curves(ROUNDS, EPOCHS, LOCAL), SETTINGS)
     text = comparison.as_markdown(table, SETTINGS, LOCAL)

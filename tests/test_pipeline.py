@@ -81,7 +81,7 @@ def test_every_report_names_the_sample(project: Path):
     assert len(tables) == 15
     for table in tables:
         assert set(pd.read_csv(table)["dataset"]) == {SAMPLE}, table
-    assert json.loads((project / "reports/federated/metrics.json").read_text())["dataset"] == SAMPLE
+    assert json.loads((project / "reports/federated/metrics.json").read_text())["sample"] is True
     figures = json.loads((project / "reports/comparison.json").read_text())
     assert {figures[method]["dataset"] for method in ("federated", "centralised", "local")} == {SAMPLE}
     assert SAMPLE in (project / "reports/comparison.md").read_text()
@@ -202,7 +202,7 @@ def test_the_metrics_are_few_and_their_table_fits_a_terminal(project: Path):
     shown = json.loads(run("dvc metrics show --json", project))[""]["data"]
     names = [name for file in shown.values() for name in file["data"]]
     assert sorted(names) == sorted({*names}) == [
-        "accuracy", "centralised", "dataset", "diverged", "gain", "gap", "local", "loss", "to_target",
+        "accuracy", "centralised", "gain", "gap", "local", "loss", "sample", "to_target",
     ]  # fmt: skip
     figures = json.loads((project / "reports/comparison.json").read_text())
     shown = {name: value for file in shown.values() for name, value in file["data"].items()}

@@ -122,6 +122,8 @@ def _load_to(device: torch.device, path: Path, changed: int) -> Split:
     return Split(split.images.to(device), split.labels.to(device))
 
 
+SAMPLE = " sample ("  # in the name of a data set that is a part of an original
+
 Side = Annotated[StrictInt, Field(ge=1, le=10_000)]
 PerChannel = Annotated[tuple[StrictFloat, ...], Field(min_length=1, max_length=100)]
 
@@ -144,6 +146,11 @@ class Description:
     validation_examples: Annotated[StrictInt, Field(ge=0)]
     test_examples: Annotated[StrictInt, Field(ge=1)]
     sha256: Mapping[str, str]  # of images and labels, by ``train_images`` and the like
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether it is a part of an original that stands in for it, which its name says."""
+        return SAMPLE in self.name
 
     @property
     def spec(self) -> DataSpec:

@@ -162,11 +162,12 @@ def figures(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def headline(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the few figures that `dvc metrics` shows of the comparison.
+def headline(figures: Mapping[str, Any], diverged: Collection[str] = ()) -> dict[str, Any]:
+    """Return the few figures that `dvc metrics` shows of the comparison, without a value where a training diverged.
 
     Args:
         figures: of `figures` and of `fedpipe.results.gains.figures`.
+        diverged: the methods whose training diverged.
 
     Returns:
         gap: federated less centralised test accuracy, in points. gain: the mean over clients of the accuracy of the
@@ -174,7 +175,7 @@ def headline(figures: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "gap": figures["gap_points"],
-        "gain": figures["mean_gain_points"],
+        "gain": None if FEDERATED in diverged else figures["mean_gain_points"],
         "to_target": figures["rounds_to_target"],
     }
 

@@ -21,12 +21,12 @@ from fedpipe.studies.tables import Measure, Table, label, tabulate
 from fedpipe.system.errors import UserError
 
 WORKSPACE = "workspace"
-DATASET = "dataset"  # the data set's name, beside the parameters: MNIST, or its sample where no mirror answered
+SAMPLE = "sample"  # beside the parameters, whether this is MNIST's sample, since no mirror answered
 ALL = "all experiments"  # the row if nothing but the seed differs
 SEED = "seed"
 ROUNDS_TO_TARGET = "to_target"  # which DVC does not show of a run that never reached it
 CENTRALISED, LOCAL = "centralised", "local"  # the test accuracies of these trainings, as metrics
-COUNTS = SEED, DATASET, "download", "partition", "model", "compute"  # of params.yaml, for any training's results
+COUNTS = SEED, SAMPLE, "download", "partition", "model", "compute"  # of params.yaml, for any training's results
 COUNTS_FOR = {  # of params.yaml, for a metric; any of them for the others, which are of several trainings
     "accuracy": (*COUNTS, "federated"),
     "loss": (*COUNTS, "federated"),
@@ -211,7 +211,7 @@ def _run(entry: Mapping[str, Any], *, experiment: bool) -> Run:
     parameters = {name: value for name, value in flat(_in_use(given)).items() if _counts(name)}
     return Run(
         name=entry["name"] or (WORKSPACE if entry["rev"] == WORKSPACE else entry["rev"][:7]),
-        parameters={**parameters, DATASET: metrics.get(DATASET)},
+        parameters={**parameters, SAMPLE: metrics.get(SAMPLE)},
         unused=frozenset(flat(given).keys() - parameters.keys()),
         metrics=metrics,
         when=data["timestamp"] or "newest",  # the workspace's; letters sort after digits
@@ -395,10 +395,8 @@ def _value(run: Run, measure: str) -> float | None:
 
 
 def _diverged(run: Run, measure: str) -> bool:
-    """Tell whether the training that a measure is of diverged; either, if it is of both federated and centralised."""
-    if measure in (CENTRALISED, LOCAL):
-        return run.metrics.get(measure) is None
-    return run.metrics.get("diverged") is True or (measure == "gap" and run.metrics.get(CENTRALISED) is None)
+    """Tell whether a training that a measure is of diverged: its metrics have no value then."""
+    return run.metrics.get("accuracy" if measure == ROUNDS_TO_TARGET else measure) is None
 
 
 def _measure(name: str) -> Measure:
