@@ -128,7 +128,7 @@ def test_what_one_clone_pushes_another_pulls_and_trains_nothing(
     for clone in (author, other):
         assert run("git grep -e a-secret $(git rev-list --all) -- .dvc", clone, fails=True) == ""
 
-    assert set(ran(follow(experiment, author))) <= {"check", "federated", "compare"}
+    assert set(ran(follow(experiment, author))) <= {"check", "federated", "local", "compare"}
     run("dvc push --run-cache", author)
     run("dvc pull --run-cache", other)
     assert runs(other) == runs(author)
