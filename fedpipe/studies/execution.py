@@ -20,6 +20,7 @@ from fedpipe.data.shards import write_shards
 from fedpipe.data.store import open_store
 from fedpipe.engines import Compute, RunTasks
 from fedpipe.experiment import Experiment, FederatedData, Result
+from fedpipe.fairness import spread
 from fedpipe.models.parameters import scratch_network_with
 from fedpipe.pipeline import Pipeline
 from fedpipe.studies.plan import Run
@@ -30,7 +31,6 @@ from fedpipe.system.machine import cores, one_thread_here
 from fedpipe.training.evaluation import evaluate
 
 TEXTS = "cohort", "dropped", "lost", "refused"  # lists of clients, which follow from the seed or explain a single round
-TENTH = 0.1  # of the clients
 
 Workers = int | Literal["auto"]
 
@@ -181,9 +181,7 @@ def _of_clients(result: Result, training: Experiment, folder: Path) -> dict[str,
         images, labels = store.held_out(client)
         if len(labels):
             accuracies.append(evaluate(network, images.to(device), labels.to(device), result.spec).accuracy)
-    worst = np.sort(accuracies)[: max(1, round(TENTH * len(accuracies)))]
-    return finite({
-        "clients_mean": float(np.mean(accuracies)),
-        "clients_worst_tenth": float(np.mean(worst)),
-        "clients_spread": float(np.std(accuracies)),
-    })  # fmt: skip
+    over = spread(np.array(accuracies))
+    return finite(
+        {"clients_mean": over["mean"], "clients_worst_tenth": over["worst_tenth"], "clients_spread": over["std"]}
+    )
