@@ -21,6 +21,7 @@ from fedpipe.data.store import open_store
 from fedpipe.engines import Compute, RunTasks
 from fedpipe.experiment import Experiment, FederatedData, Result
 from fedpipe.fairness import spread
+from fedpipe.federated.holdout import evaluate_holdout
 from fedpipe.models.parameters import scratch_network_with
 from fedpipe.pipeline import Pipeline
 from fedpipe.studies.plan import Run
@@ -28,7 +29,6 @@ from fedpipe.studies.records import Number, Record
 from fedpipe.system.errors import UserError
 from fedpipe.system.files import finite, scratch_folder
 from fedpipe.system.machine import cores, one_thread_here
-from fedpipe.training.evaluation import evaluate
 
 TEXTS = "cohort", "dropped", "lost", "refused"  # lists of clients, which follow from the seed or explain a single round
 
@@ -174,13 +174,11 @@ def _numbers(row: Mapping[str, Any]) -> Mapping[str, Number]:
 
 def _of_clients(result: Result, training: Experiment, folder: Path) -> dict[str, Number]:
     """Return how good the last model is on the examples that clients hold out."""
-    device, store = training.compute.torch_device(), open_store(folder)
-    network = scratch_network_with(training.model.model.on(result.spec), result.state.parameters, device)
-    accuracies = []
-    for client in range(len(store)):
-        images, labels = store.held_out(client)
-        if len(labels):
-            accuracies.append(evaluate(network, images.to(device), labels.to(device), result.spec).accuracy)
+    spec, store = result.spec, open_store(folder)
+    device = training.compute.torch_device()
+    network = scratch_network_with(training.model.model.on(spec), result.state.parameters, device)
+    reports = [evaluate_holdout(network, store, client, spec, training.compute) for client in range(len(store))]
+    accuracies = [report.accuracy for report in reports if report.accuracy is not None]
     over = spread(np.array(accuracies))
     return finite(
         {"clients_mean": over["mean"], "clients_worst_tenth": over["worst_tenth"], "clients_spread": over["std"]}
