@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from fedpipe.config.section import CheckpointEvery
 from fedpipe.engines.base import Engine, RunTasks
-from fedpipe.engines.processes import AVAILABLE, Processes
+from fedpipe.engines.processes import Processes, available
 from fedpipe.engines.ray import RayEngine
 from fedpipe.engines.threads import Threads
 from fedpipe.system.errors import ParameterError
@@ -56,8 +56,9 @@ class Compute(Arithmetic):
     def start(self) -> Iterator[RunTasks]:
         """Start the engine's workers, and yield what runs tasks on them while the context lasts.
 
-        With engine auto, workers are processes where they can share memory (on Linux, training on the CPU), else
-        threads. With workers auto, there is one for each core that this process may use, or for each of the cluster's.
+        With engine auto, workers are processes where they can be forked and share memory (on Linux, training on the
+        CPU, in a process that has not used Ray), else threads. With workers auto, there is one for each core that this
+        process may use, or for each of the cluster's.
 
         Raises:
             ParameterError: the engine does not work here.
@@ -65,7 +66,7 @@ class Compute(Arithmetic):
         device = self.torch_device().type
         engine = self.engine
         if engine == "auto":
-            engine = "processes" if AVAILABLE and device == "cpu" else "threads"
+            engine = "processes" if available() and device == "cpu" else "threads"
         if engine == "processes" and device != "cpu":
             raise ParameterError("compute.engine", f"processes train on the CPU; with {device} use threads")
         engines: dict[str, Callable[[], Engine]] = {

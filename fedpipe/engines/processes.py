@@ -13,7 +13,13 @@ from fedpipe.system.errors import ParameterError
 from fedpipe.system.forked import ForkedWorkers, fork_server
 from fedpipe.system.machine import cores
 
-AVAILABLE = sys.platform == "linux"  # where a process with torch in it can be forked, and memory shared like this
+
+def available() -> bool:
+    """Tell whether this process can be forked with torch in it, and memory shared like this.
+
+    Once it has used Ray, whose threads stay, one fork in sixty crashed.
+    """
+    return sys.platform == "linux" and "ray" not in sys.modules
 
 
 class Processes(Engine):
@@ -21,10 +27,10 @@ class Processes(Engine):
 
     @contextmanager
     def start(self, workers: int | None) -> Iterator[RunTasks]:
-        if not AVAILABLE:
-            raise ParameterError("compute.engine", "processes works on Linux alone; use auto or threads")
-        if "ray" in sys.modules:  # seen: one fork in sixty crashed
-            raise ParameterError("compute.engine", "processes: not in a process that has used Ray, whose threads stay")
+        if not available():
+            used_ray = "not in a process that has used Ray, whose threads stay"
+            where = used_ray if "ray" in sys.modules else "on Linux alone"
+            raise ParameterError("compute.engine", f"processes: {where}; use auto or threads")
         with fork_server() as server:
             pool, numbers = ForkedWorkers(workers or cores(), HANDLER, server), count(1)
 
