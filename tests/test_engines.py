@@ -364,6 +364,21 @@ def test_a_ray_address_where_no_cluster_is_is_an_error_that_names_it():
         pass
 
 
+def test_in_a_process_that_has_used_ray_auto_takes_threads():
+    """Forks crash there, now and then."""
+    with compute("ray").start() as run_tasks:
+        list(run_tasks(takes_one, None, range(2)))
+    with compute("auto").start() as run_tasks:
+        assert set(run_tasks(process, None, range(8))) == {os.getpid()}
+    with (
+        pytest.raises(
+            ParameterError, match=r"^compute\.engine: processes: not in a process that has used Ray, .*; use auto"
+        ),
+        compute("processes").start(),
+    ):
+        pass
+
+
 def test_a_value_unpacked_from_memory_that_cannot_be_written_to_has_tensors_of_its_own():
     value = {"a": torch.arange(6.0).reshape(2, 3), "b": [torch.tensor(3), "text"], "c": torch.zeros(0)}
     packed = pack(value)
