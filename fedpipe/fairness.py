@@ -2,7 +2,6 @@
 
 import math
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +44,7 @@ def class_accuracies(confusion: np.ndarray) -> np.ndarray:
     return np.divide(confusion.diagonal(), examples, out=np.full(len(confusion), np.nan), where=examples > 0)
 
 
-def own_labels_accuracy(accuracies: np.ndarray, counts: np.ndarray) -> Any:
+def own_labels_accuracy(accuracies: np.ndarray, counts: np.ndarray) -> np.ndarray | np.float64:
     """Return the test accuracy weighted by clients' own labels, Σ_c p_k(c) acc_c.
 
     It estimates the accuracy on data like the client's own if clients differ in their labels alone: p(x | y) must be

@@ -44,7 +44,7 @@ class Local(Section):
         default=None,
         description="Passes of a client over its own examples; the last need not be whole. null takes as many as "
         "federated training gives a client on average: rounds x clients_per_round / clients x local epochs. Optimiser "
-        "and batch size are those of federated.local, without lr_decay.",
+        "and batch size are those of federated.local as the strategy takes them, without lr_decay.",
     )
     clients: PositiveInt | None = Field(
         default=100,
@@ -77,7 +77,7 @@ class LocalExperiment(Section):
         """Return how often a client goes over its examples.
 
         What federated training does not know beforehand is not counted: rounds that it saves by stopping early, and
-        clients that drop out or do less.
+        clients that drop out, do less, or are drawn twice and train once.
 
         Args:
             clients: how many there are.
@@ -161,7 +161,7 @@ class Result(datasets.OnDataset):
         return [asdict(client) | {"diverged": int(client.diverged)} for client in self.clients]
 
     def headline(self) -> dict[str, Any]:
-        """Return what `dvc metrics` shows of clients alone: their mean test accuracy."""
+        """Return what `dvc metrics` shows of clients alone: their mean test accuracy, also of those that diverged."""
         return {"local": self.accuracy}
 
     def figures(self) -> dict[str, Any]:

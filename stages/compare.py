@@ -63,13 +63,14 @@ def main() -> None:
         files.write_text(REPORTS / f"{name}.csv", frame.to_csv(index=False))
 
     shown, population = len(labels["client"].unique()), len(manifest)
+    compared = clients.dropna(subset="gain")  # of a large population a few, which the picture shows
     excerpt = f" ({shown} of {population:,} clients)" if shown < population else ""
     for name, title, frame, lines in (
         ("learning_curves", "Accuracy over what it cost", curves, "method"),
         ("confusion_counts", "Test images by actual and predicted label", confusion, None),
         ("class_accuracy", "Test accuracy by label", classes, "method"),
         ("label_counts", f"Training examples by client and label{excerpt}", labels, None),
-        ("clients", "Each client's accuracy on data like its own: federated, and alone", clients, None),
+        ("clients", "Each client's accuracy on data like its own: federated, and alone", compared, None),
     ):
         figures.draw(name, title, frame, REPORTS / "figures" / f"{name}.png", lines=lines)
     console.say((REPORTS / "comparison.md").read_text(encoding="utf-8"))

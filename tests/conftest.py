@@ -19,19 +19,27 @@ settings.register_profile("mutants", deadline=None, phases=[Phase.explicit, Phas
 settings.load_profile("fedpipe")
 
 ROOT = Path(__file__).parent.parent
+RAY_ELSEWHERE = {"test_docs.py", "test_privacy.py"}  # whose tests start Ray in processes of their own
 MNIST_SOURCE = named_source("mnist")  # for the one test of the whole data set
 
 
 @pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Tests that use Ray are slow, and run by themselves: it leaves threads, after which nobody can fork safely."""
+    """Tests that use Ray are slow. Those that do so in this process run by themselves.
+
+    It leaves threads, after which nobody can fork safely.
+    """
 
     def uses_ray(item: pytest.Item) -> bool:
         return "ray" in re.split(r"[^a-z]+", item.name)
 
-    items.sort(key=uses_ray)  # last, if they run with others
+    def uses_ray_here(item: pytest.Item) -> bool:
+        return uses_ray(item) and item.path.name not in RAY_ELSEWHERE
+
+    items.sort(key=uses_ray_here)  # last, if they run with others
     for item in filter(uses_ray, items):
         item.add_marker(pytest.mark.slow)
+    for item in filter(uses_ray_here, items):
         item.add_marker(pytest.mark.ray)
 
 
@@ -42,6 +50,7 @@ def no_network(tmp_path_factory: pytest.TempPathFactory):
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             patch.setenv(name, "http://127.0.0.1:9")
         patch.setenv("no_proxy", "127.0.0.1,localhost")
+        patch.setenv("DVC_NO_ANALYTICS", "1")  # of which each command starts a process
         patch.delenv("FEDPIPE_DATA", raising=False)
         patch.delenv("FEDPIPE_MNIST", raising=False)
         yield

@@ -231,9 +231,15 @@ class TestInspect:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(prepared: Path, tmp_path: Path) -> Path:
     """A small project of git and DVC: one stage, which fails for 13 rounds, after it has written, and sleeps for 60."""
-    folder = tmp_path / "project"
+    return shutil.copytree(prepared, tmp_path / "project", symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project of which each test has a copy."""
+    folder = tmp_path_factory.mktemp("prepared") / "project"
     (folder / "reports").mkdir(parents=True)
     (folder / "data/inputs").mkdir(parents=True)
     (folder / "params.yaml").write_text("# How long.\nrounds: 5\nlocal:\n  clip_norm:\n")

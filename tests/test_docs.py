@@ -71,6 +71,7 @@ def blocks(page: str) -> Iterator[Block]:
 ELSEWHERE = {
     "docs/how-to/notebook.md": "tests/test_examples.py",
     "docs/how-to/remote.md": "tests/test_remote.py",
+    "docs/how-to/seeds.md": "tests/test_summary.py",
 }
 BLOCKS = [block for page in TEXTS if page not in ELSEWHERE for block in blocks(page)]
 

@@ -95,11 +95,16 @@ def test_interrupted_while_it_imports_a_stage_says_so_and_no_more(tmp_path: Path
     assert (output, errors) == ("", "interrupted\n")
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared(tmp_path_factory.mktemp("prepared") / "base")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
-def test_a_pipeline_that_is_killed_goes_on_exactly(seed: int, tmp_path: Path):
+def test_a_pipeline_that_is_killed_goes_on_exactly(seed: int, base: Path, tmp_path: Path):
     """A sample of what `python -m tests.kills` does."""
-    base, chance = prepared(tmp_path / "base"), random.Random(seed)
+    chance = random.Random(seed)
     setting = {"federated.strategy": "scaffold", "compute.engine": ("processes", "ray")[seed], "seed": seed}
     killed: list[Killed] = []
     while not killed:

@@ -398,13 +398,17 @@ ALONE = pd.DataFrame(
 
 
 def test_a_client_gains_what_the_federated_model_is_better_at_than_its_own():
-    table = gains.clients(MANIFEST, CLASSES, 0.625, HOLDOUT, ALONE)
+    table = gains.clients(MANIFEST, CLASSES, 0.625, HOLDOUT.fillna(0.75), ALONE.fillna(0.25))
     assert table["federated_test_accuracy"].tolist() == [0.625] * 3
     assert table["federated_own_labels_accuracy"].tolist() == [0.75, 0.625, 0.5]
     assert table["measure"].unique().tolist() == ["holdout"]
-    assert table["gain"].fillna(9).tolist() == [-0.5, 9, 9]
-    assert gains.figures(table) == {"clients_gaining": 0.0, "mean_gain_points": -50.0}
-    nobody = gains.clients(MANIFEST, CLASSES, 0.625, HOLDOUT.assign(accuracy=None), ALONE)
+    assert table["gain"].fillna(9).tolist() == [-0.5, 9, 0.5]
+    assert gains.figures(table) == {"clients_gaining": 0.5, "mean_gain_points": 0.0}
+
+
+@pytest.mark.parametrize("holdout", [HOLDOUT, HOLDOUT.assign(accuracy=None)])
+def test_where_one_that_trained_alone_has_no_hold_out_all_gain_by_their_own_labels(holdout: pd.DataFrame):
+    nobody = gains.clients(MANIFEST, CLASSES, 0.625, holdout, ALONE)
     assert nobody["measure"].unique().tolist() == ["own_labels"]
     assert nobody["gain"].fillna(9).tolist() == [-0.25, 9, 0.25]
     assert gains.figures(nobody) == {"clients_gaining": 0.5, "mean_gain_points": 0.0}

@@ -628,6 +628,25 @@ def test_the_holdout_is_a_part_of_the_clients_examples(n: int, fraction: float, 
     assert (np.diff(training) > 0).all()
 
 
+@given(st.integers(1, 40), st.integers(1, 30), st.floats(0.05, 0.95))
+def test_where_clients_have_the_same_examples_nobody_trains_on_what_another_tests_on(
+    clients: int, each: int, fraction: float
+):
+    partition, labels = Partition(clients=clients, examples_per_client=each, holdout=fraction), np.arange(200) % 10
+    by_all = partition.held_out_by_all(len(labels), 5)
+    assert by_all is not None
+    for client, indices in enumerate(partition.assign(labels, 5)):
+        training, held_out = partition.hold_out(indices, client, 5, by_all)
+        assert sorted([*training, *held_out]) == indices.tolist()
+        assert by_all[held_out].all()
+        assert not by_all[training].any() or (len(training) == 1 and by_all[indices].all())  # which has no other
+
+
+def test_where_no_two_clients_have_the_same_example_each_draws_what_it_holds_out():
+    assert Partition(holdout=0.2).held_out_by_all(100, 5) is None
+    assert Partition(examples_per_client=5).held_out_by_all(100, 5) is None
+
+
 # Figures of skew
 
 

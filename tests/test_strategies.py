@@ -690,6 +690,12 @@ def test_q_fedavg_weighs_a_client_without_any_loss_by_about_nothing():
     assert math.isfinite(update.scalars["h"])
 
 
+def test_q_fedavg_of_a_loss_whose_power_is_no_number_any_more_is_an_update_that_is_refused():
+    context = replace(context_of(SGD), start_loss=lambda: 1e38)
+    update = QFedAvg(q=10.0).on_client(plain_update(), context, LocalResult(torch.ones(1), 1, None))
+    assert update.scalars["h"] == math.inf
+
+
 def test_fedyogis_second_moment_stays_where_it_is_the_square():
     """Also where both are 0, as for a weight that no client changes."""
     v = torch.tensor([0.0, 0.25, 0.25])

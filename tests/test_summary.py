@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -248,47 +249,70 @@ def test_runs_of_one_group_with_one_seed_are_refused():
 @pytest.mark.parametrize(
     ("metrics", "measure", "diverged"),
     [
-        ({"accuracy": None, "centralised": 0.9}, "accuracy", 1),
-        ({"accuracy": 0.9, "centralised": None}, "accuracy", 0),
-        ({"accuracy": 0.9, "centralised": None}, "centralised", 1),
-        ({"accuracy": 0.9, "to_target": None}, "to_target", 0),  # it never reached the target
-        ({"accuracy": None, "to_target": None}, "to_target", 1),
+        ({"centralised": 0.9}, "accuracy", 1),
+        ({"accuracy": 0.9}, "accuracy", 0),
+        ({"accuracy": 0.9}, "centralised", 1),
+        ({"accuracy": 0.9}, "gap", 1),
+        ({"accuracy": 0.9, "centralised": 0.9}, "validation_accuracy", 0),  # without validation data
+        ({"accuracy": 0.9}, "to_target", 0),  # it never reached the target
+        ({}, "to_target", 1),
+        ({}, "local", 0),
     ],
 )
 def test_a_run_diverged_if_the_training_did_that_the_measure_is_of(
-    metrics: dict[str, float | None], measure: str, diverged: int
+    metrics: dict[str, float], measure: str, diverged: int
 ):
-    run = Run("a", {"seed": 1}, frozenset(), metrics, "", experiment=True)
+    """DVC shows no metric without a value."""
+    run = Run("a", {"seed": 1}, frozenset(), {"sample": False, **metrics}, "", experiment=True)
     [entry] = overview(Experiments((run,)), measures=[measure]).table.entries
     assert entry.summary.diverged == diverged
+
+
+def test_a_run_of_a_version_that_has_other_metrics_did_not_diverge():
+    run = Run("a", {"seed": 1}, frozenset(), {"federated.accuracy": 0.9}, "", experiment=True)
+    [entry] = overview(Experiments((run,)), measures=["accuracy"]).table.entries
+    assert (entry.summary.diverged, entry.summary.missing) == (0, 1)
 
 
 # Of a real queue
 
 
+PAGE = (ROOT / "docs/how-to/seeds.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
 @pytest.mark.slow
-def test_a_real_queue_is_summarised_in_the_terminal(tmp_path: Path):
+def test_the_queue_of_the_page_is_summarised_in_the_terminal(tmp_path: Path):
     project = checkout(tmp_path)
     set_params(project, SMALL | {"model.name": "logistic", "partition.scheme": "dirichlet", "compute.workers": 1})
     run("dvc repro && git add -A && git commit -q -m 'Small, on the sample'", project)
-    run("dvc exp run --queue -S federated.strategy=fedavg,scaffold -S seed=1,2,3", project)
-    run("dvc exp run --run-all --jobs 2", project)
-    run("dvc exp run --queue -S seed=4", project)
+    for line in "".join(blocks("bash")).replace("\\\n", " ").splitlines():
+        run(line, project)
+    run("dvc exp run --queue -S seed=6", project)
     output = run("fedpipe summary --baseline fedavg", project)
     assert max(map(len, output.splitlines())) <= 100
-    assert "| scaffold |" in output
-    assert "over 3 common seeds" in output
+    assert "| fedavgm |" in output
+    assert "over 5 common seeds" in output
     assert "Not counted: 1 queued." in output
     table = pd.read_csv(StringIO(run("fedpipe summary --format csv --baseline fedavg 2>/dev/null", project)))
     table = table.set_index("federated.strategy")
-    assert table["runs"].to_dict() == {"fedavg": 4, "scaffold": 3}  # with seed 42, which is committed
+    assert table["runs"].to_dict() == {"fedavg": 6, "fedavgm": 5}  # with seed 42, which is committed
     shown = json.loads(run("dvc exp show --json 2>/dev/null", project))
     ended = [one["revs"][0] for one in shown[1]["experiments"] if one["revs"][0]["data"]["metrics"]]
-    values = [value(one) for one in ended if parameters(one)["federated"]["strategy"] == "scaffold"]
-    assert table.loc["scaffold", "mean"] == pytest.approx(np.mean(values))
+    values = [value(one) for one in ended if parameters(one)["federated"]["strategy"] == "fedavgm"]
+    assert table.loc["fedavgm", "mean"] == pytest.approx(np.mean(values))
     assert r"\begin{tabular}" in run("fedpipe summary --format latex", project)
     assert run("git status --porcelain", project) == ""
     assert "did you mean federated.strategy?" in run("fedpipe summary --by strategy", project, fails=True)
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_runs(tmp_path: Path):
+    (tmp_path / "page.py").write_text("\n".join(blocks("python")))
+    run(f"PYTHONPATH={ROOT} python page.py", tmp_path)
 
 
 @pytest.mark.slow

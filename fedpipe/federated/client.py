@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedpipe.data.store import ClientStore, open_store
 from fedpipe.federated.context import ClientContext, LocalResult, copied
+from fedpipe.federated.holdout import evaluate_holdout
 from fedpipe.federated.messages import Broadcast, ClientReport, Task, Update
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.state import ClientStates
@@ -145,11 +146,9 @@ class Client:
 
     def _accuracy_on_held_out(self, store: ClientStore, client: int, network: nn.Module) -> float | None:
         """Return the network's accuracy on the examples that the client tests on; None where there are none."""
-        if not (self.settings.evaluate_clients and store.held_out_size(client)):
+        if not self.settings.evaluate_clients:
             return None
-        images, labels = store.held_out(client)
-        device = self.arithmetic.torch_device()
-        return evaluate(network, images.to(device), labels.to(device), self.architecture.spec).accuracy
+        return evaluate_holdout(network, store, client, self.architecture.spec, self.arithmetic).accuracy
 
 
 def _without(

@@ -91,7 +91,7 @@ class Round(Record):
 
     @property
     def examples_processed(self) -> int:
-        """Likewise, each as often as it was trained on."""
+        """The examples of the clients that counted, each as often as it was trained on: Σ_k n_k times local epochs."""
         return sum(client.examples * client.epochs for client in self.clients)
 
     @property
@@ -108,7 +108,8 @@ class Round(Record):
 
         It needs the norms alone, and not the updates, of which the server has but the sum:
         Σ_k p_k ‖Δ_k‖ cos(Δ_k, Δ) / Σ_k p_k ‖Δ_k‖ = Σ_k p_k ⟨Δ_k, Δ⟩ / (‖Δ‖ Σ_k p_k ‖Δ_k‖) = ‖Δ‖ / Σ_k p_k ‖Δ_k‖,
-        since Σ_k p_k Δ_k = Δ. None in a skipped round, and where all updates are 0.
+        since Σ_k p_k Δ_k = Δ. With another aggregation than the mean it is a ratio of lengths, and no cosine. None in a
+        skipped round, and where all updates are 0.
         """
         return self.aggregate_norm / self.update_norm if self.aggregate_norm is not None and self.update_norm else None
 

@@ -84,7 +84,8 @@ class Federated(Sampling):
     )
     evaluate_clients: bool = Field(
         default=True,
-        description="Whether each client also evaluates its trained model on its own examples (clients.csv).",
+        description="Whether clients evaluate models on their own examples: each its trained model, in every round "
+        "(federated/clients.csv), and all of them the last model, on what they hold out (federated/holdout.csv).",
     )
 
     @model_validator(mode="after")

@@ -163,7 +163,9 @@ def figures(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def headline(figures: Mapping[str, Any], diverged: Collection[str] = ()) -> dict[str, Any]:
-    """Return the few figures that `dvc metrics` shows of the comparison, without a value where a training diverged.
+    """Return the few figures that `dvc metrics` shows of the comparison.
+
+    Gap and gain have no value where a training that they are of diverged.
 
     Args:
         figures: of `figures` and of `fedpipe.results.gains.figures`.

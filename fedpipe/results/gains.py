@@ -30,7 +30,7 @@ def clients(
     Returns:
         A row for each client: dataset, client, examples, held_out; the accuracy of both models on the test set, on its
         own labels (see `fedpipe.fairness.own_labels_accuracy`) and on what it holds out, as in federated_test_accuracy;
-        measure: holdout if any client holds out examples and evaluates on them, else own_labels; federated, local:
+        measure: holdout if each client that trained alone evaluated on one, else own_labels; federated, local:
         both accuracies by that measure; gain: the former less the latter. What is not known is empty, such as the
         accuracy of a client that did not train alone.
     """
@@ -46,7 +46,8 @@ def clients(
     alone = local.rename(columns={f"{measure}_accuracy": f"local_{measure}_accuracy" for measure in MEASURES})
     alone = alone.loc[:, ["client", *(f"local_{measure}_accuracy" for measure in MEASURES)]]
     table = table.merge(evaluated, "left", "client").merge(alone, "left", "client")
-    measure = "holdout" if np.any(table["federated_holdout_accuracy"].notna()) else "own_labels"
+    tested = table.loc[table["client"].isin(local["client"]), ["federated_holdout_accuracy", "local_holdout_accuracy"]]
+    measure = "holdout" if tested.notna().to_numpy().all() else "own_labels"
     table = table.assign(
         measure=measure,
         federated=table[f"federated_{measure}_accuracy"].astype(float),

@@ -59,7 +59,7 @@ class Population:
         shown = np.arange(clients)
         if clients > SHOWN and not all:
             shown = np.linspace(0, clients - 1, SHOWN).round().astype(int)
-        together = -(-classes // (width - 42))  # labels to a block
+        together = -(-classes // max(1, width - 42))  # labels to a block
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in ("client", "examples", "held out"):
             table.add_column(heading, justify="right", no_wrap=True)

@@ -27,14 +27,18 @@ SEED = "seed"
 ROUNDS_TO_TARGET = "to_target"  # which DVC does not show of a run that never reached it
 CENTRALISED, LOCAL = "centralised", "local"  # the test accuracies of these trainings, as metrics
 COUNTS = SEED, SAMPLE, "download", "partition", "model", "compute"  # of params.yaml, for any training's results
-COUNTS_FOR = {  # of params.yaml, for a metric; any of them for the others, which are of several trainings
+COUNTS_FOR = {  # of params.yaml, for a metric; any of them for others
     "accuracy": (*COUNTS, "federated"),
     "loss": (*COUNTS, "federated"),
     "validation_accuracy": (*COUNTS, "federated"),
     "validation_loss": (*COUNTS, "federated"),
-    CENTRALISED: (*COUNTS, "baseline"),
+    CENTRALISED: (SEED, SAMPLE, "download", "model", "compute", "baseline"),
     LOCAL: (*COUNTS, "federated", "local"),
+    "gap": (*COUNTS, "federated", "baseline"),
+    "gain": (*COUNTS, "federated", "local"),
+    ROUNDS_TO_TARGET: (*COUNTS, "federated", "compare"),
 }
+DIVERGES_WITH = {CENTRALISED: [CENTRALISED], "gap": ["accuracy", CENTRALISED], LOCAL: []}  # the others: accuracy
 
 
 @dataclass(frozen=True)
@@ -272,7 +276,7 @@ def _require_measure(name: str, runs: Sequence[Run]) -> None:
     known = dict.fromkeys(
         key for run in runs for key, value in run.metrics.items() if _is_number(value) or value is None
     )
-    if name not in known and name != ROUNDS_TO_TARGET:
+    if name not in {*known, *COUNTS_FOR}:  # DVC shows no metric that has no value in any run
         raise UserError(f"{name}: no metric of these experiments; {known_keys(name, list(known))}")
 
 
@@ -395,8 +399,12 @@ def _value(run: Run, measure: str) -> float | None:
 
 
 def _diverged(run: Run, measure: str) -> bool:
-    """Tell whether a training that a measure is of diverged: its metrics have no value then."""
-    return run.metrics.get("accuracy" if measure == ROUNDS_TO_TARGET else measure) is None
+    """Tell whether a training that a measure is of diverged: DVC then shows no accuracy of it.
+
+    A run that does not know the metric, as one of an older version, is without a number.
+    """
+    trainings = DIVERGES_WITH.get(measure, ("accuracy",))
+    return SAMPLE in run.metrics and any(run.metrics.get(training) is None for training in trainings)
 
 
 def _measure(name: str) -> Measure:

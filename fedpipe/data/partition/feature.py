@@ -38,8 +38,8 @@ class Feature(Section):
         default=0.0,
         description=(
             "Gaussian noise is added that increases from client to client: client i of N, counted from 1, gets noise "
-            "of the variance increasing_noise * i / N besides. It is the sigma of NIID-Bench's noise skew, which is "
-            "this alone."
+            "of the variance increasing_noise * i / N besides. It is the sigma of the noise skew in NIID-Bench's "
+            "paper, which is this alone."
         ),
     )
     contrast: float = Field(

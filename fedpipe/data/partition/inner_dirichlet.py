@@ -20,8 +20,9 @@ class InnerDirichlet(Partitioner):
 
     References:
         Hsu et al. 2019, arXiv:1909.06335, section 3. That classes are used up as described is Google's published
-        code, which deals to the clients in turn. FedDyn's experiments (Acar et al. 2021, arXiv:2111.04263) deal in the
-        order used here, from Dir(alpha, ..., alpha), as do Flower and FedLab ("inner Dirichlet").
+        code, which deals to the clients in turn. FedDyn's experiments (Acar et al. 2021, arXiv:2111.04263) deal in
+        random order too, where each client that is not full is equally likely to be next, from Dir(alpha, ..., alpha);
+        so do Flower and FedLab ("inner Dirichlet").
     """
 
     alpha: PositiveFloat = Field(

@@ -52,7 +52,8 @@ class Partition(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="Each client holds out this fraction of its examples for testing and trains on the rest.",
+        description="Each client holds out this fraction of its examples for testing and trains on the rest. With "
+        "examples_per_client, where clients share examples, one draw for all decides which are held out.",
     )
 
     @model_validator(mode="after")
@@ -137,17 +138,41 @@ class Partition(Section):
             )
         return [np.sort(drawn[part]) for part in parts]
 
-    def hold_out(self, indices: np.ndarray, client: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Divide a client's examples at random into those for training and those held out for testing.
+    def held_out_by_all(self, examples: int, seed: int) -> np.ndarray | None:
+        """Draw which examples every client holds out that has them, where several may have the same.
+
+        So nobody trains on what another client tests on.
 
         Args:
-            indices: (n,) the indices of the client's examples.
-            client: the client's number.
+            examples: how many there are in all.
             seed: the experiment's seed.
 
         Returns:
-            The indices of the examples for training, at least one, and of those held out; both ascending.
+            (examples,) bool; None if no two clients have the same example, so that each draws among its own.
         """
+        if not self.holdout or self.examples_per_client is None:
+            return None
+        return generator(seed, "holdout by all").random(examples) < self.holdout
+
+    def hold_out(
+        self, indices: np.ndarray, client: int, seed: int, by_all: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Divide a client's examples at random into those for training and those held out for testing.
+
+        Args:
+            indices: (n,) the indices of the client's examples, ascending.
+            client: the client's number.
+            seed: the experiment's seed.
+            by_all: what `held_out_by_all` returned.
+
+        Returns:
+            The indices of the examples for training, at least one, and of those held out; both ascending. If all of a
+            client's examples are held out by all, it trains on the first of them nevertheless.
+        """
+        if by_all is not None:
+            held = by_all[indices]
+            held[0] &= not held.all()
+            return indices[~held], indices[held]
         held_out = min(round(self.holdout * len(indices)), len(indices) - 1)
         if not held_out:
             return indices, indices[:0]

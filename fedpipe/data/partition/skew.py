@@ -23,9 +23,10 @@ def skew(counts: np.ndarray) -> dict[str, float]:
     from scipy.stats import entropy
 
     total = counts.sum(axis=0)
+    distances = jensenshannon(counts, total[None], base=2, axis=1)  # pyright: ignore[reportCallIssue]
     return {
         "label_entropy": float(np.mean(entropy(counts, base=2, axis=1))),
-        "jensen_shannon": float(np.mean([jensenshannon(client_counts, total, base=2) for client_counts in counts])),
+        "jensen_shannon": float(np.mean(distances)),
         "gini": gini(counts.sum(axis=1)),
     }
 

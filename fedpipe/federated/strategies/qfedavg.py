@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -26,11 +27,12 @@ class QFedAvg(Strategy):
     )
 
     def on_client(self, update: Update, context: ClientContext, result: LocalResult) -> Update:
-        loss = context.start_loss() + 1e-10  # so that 0 has powers below 0
+        loss = torch.tensor(context.start_loss() + 1e-10, dtype=torch.float64)  # so that 0 has powers below 0
         step = update.delta.double()
         square = float(step.square().sum()) / context.training.lr  # L ‖Δ_k‖²
-        h = self.q * loss ** (self.q - 1) * square + loss**self.q
-        return replace(update, delta=(loss**self.q * step).to(update.delta.dtype), scalars={"h": h})
+        weight = loss**self.q  # F_k^q, infinite where a float's power would be an OverflowError
+        h = self.q * loss ** (self.q - 1) * square + weight
+        return replace(update, delta=(weight * step).to(update.delta.dtype), scalars={"h": float(h)})
 
     def server_update(self, weights: Tensor, aggregate: Aggregate, state: State) -> tuple[Tensor, State]:
         return weights + aggregate.delta / aggregate.scalars["h"], {}
