@@ -274,6 +274,16 @@ def test_a_run_of_a_version_that_has_other_metrics_did_not_diverge():
     assert (entry.summary.diverged, entry.summary.missing) == (0, 1)
 
 
+@pytest.mark.parametrize(("patience", "last"), [(None, 50.0), (3, None)])
+def test_a_run_that_patience_may_have_ended_is_not_taken_to_have_gone_on_to_the_last_round(
+    patience: int | None, last: float | None
+):
+    run = a_run("a", 1, 0.9, **{"federated.rounds": 50, "federated.patience": patience})
+    [entry] = overview(Experiments((run,)), measures=["to_target"]).table.entries
+    assert entry.time
+    assert (entry.time.reached, entry.time.runs, entry.time.last) == (0, 1, last)
+
+
 # Of a real queue
 
 

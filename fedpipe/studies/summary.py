@@ -389,8 +389,18 @@ def _records(runs: Iterable[Run], names: Sequence[str], measures: Sequence[str])
                 "seed": run.parameters.get(SEED, 0),
                 "value": _value(run, measure),
                 "diverged": _diverged(run, measure),
-                "last": run.parameters.get("federated.rounds", math.nan),
+                "last": _last(run),
             }
+
+
+def _last(run: Run) -> float:
+    """Return the round until which a run without rounds to a target is known not to have reached it.
+
+    Where patience may have ended it, the round is not known; then it has given up, and would never have reached it.
+    """
+    if run.parameters.get("federated.patience") is not None:
+        return math.inf
+    return run.parameters.get("federated.rounds", math.nan)
 
 
 def _value(run: Run, measure: str) -> float | None:
