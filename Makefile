@@ -30,6 +30,8 @@ $(VENV)/.made: pyproject.toml constraints.txt
 repro: env
 	dvc repro
 
+# Tests run side by side, and some train on several threads: these must not spin on each other's cores while they wait.
+test: export OMP_WAIT_POLICY := PASSIVE
 test: env
 	ruff check
 	ruff format --check
