@@ -17,7 +17,7 @@ from fedpipe.system.machine import cores
 def available() -> bool:
     """Tell whether this process can be forked with torch in it, and memory shared like this.
 
-    Once it has used Ray, whose threads stay, one fork in sixty crashed.
+    Not where Ray was used: its threads stay, and one fork in sixty crashed.
     """
     return sys.platform == "linux" and "ray" not in sys.modules
 
