@@ -108,3 +108,10 @@ def test_the_report_of_a_pull_request_tells_what_changed_and_leaves_the_checkout
     assert page.count('"rev": "after"') > 0
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=project, capture_output=True, text=True, check=True)
     assert changed.stdout == "?? report/\n"
+
+
+def test_git_holds_no_large_file():
+    """Data belong to DVC."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, text=True, capture_output=True, check=True)
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert [file for file in files if file.is_file() and file.stat().st_size > 2**20] == []

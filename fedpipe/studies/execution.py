@@ -21,8 +21,7 @@ from fedpipe.data.store import open_store
 from fedpipe.engines import Compute, RunTasks
 from fedpipe.experiment import Experiment, FederatedData, Result
 from fedpipe.fairness import spread
-from fedpipe.federated.holdout import evaluate_holdout
-from fedpipe.models.parameters import scratch_network_with
+from fedpipe.federated.holdout import EvaluateHoldouts
 from fedpipe.pipeline import Pipeline
 from fedpipe.studies.plan import Run
 from fedpipe.studies.records import Number, Record
@@ -30,7 +29,9 @@ from fedpipe.system.errors import UserError
 from fedpipe.system.files import finite, scratch_folder
 from fedpipe.system.machine import cores, one_thread_here
 
-TEXTS = "cohort", "dropped", "lost", "refused"  # lists of clients, which follow from the seed or explain a single round
+LEFT_OUT = (  # of a round: lists of clients, which explain a single round; and what follows from other columns
+    "cohort", "dropped", "lost", "refused", "update_cosine", "bytes_total",
+)  # fmt: skip
 
 Workers = int | Literal["auto"]
 
@@ -169,15 +170,13 @@ def _in_turn(job: Any, shared: Any, tasks: Sequence[Any], /) -> Iterator[Any]:
 
 def _numbers(row: Mapping[str, Any]) -> Mapping[str, Number]:
     """Return a round as rounds.csv keeps it."""
-    return finite({name: value for name, value in row.items() if name not in TEXTS})
+    return finite({name: value for name, value in row.items() if name not in LEFT_OUT})
 
 
 def _of_clients(result: Result, training: Experiment, folder: Path) -> dict[str, Number]:
     """Return how good the last model is on the examples that clients hold out."""
-    spec, store = result.spec, open_store(folder)
-    device = training.compute.torch_device()
-    network = scratch_network_with(training.model.model.on(spec), result.state.parameters, device)
-    reports = [evaluate_holdout(network, store, client, spec, training.compute) for client in range(len(store))]
+    evaluate = EvaluateHoldouts(training.model.model.on(result.spec), folder, training.compute)
+    reports = evaluate(result.state.parameters, range(len(open_store(folder))))
     accuracies = [report.accuracy for report in reports if report.accuracy is not None]
     over = spread(np.array(accuracies))
     return finite(
