@@ -26,17 +26,13 @@ ALL = "all experiments"  # the row if nothing but the seed differs
 SEED = "seed"
 ROUNDS_TO_TARGET = "to_target"  # which DVC does not show of a run that never reached it
 CENTRALISED, LOCAL = "centralised", "local"  # the test accuracies of these trainings, as metrics
-COUNTS = SEED, SAMPLE, "download", "partition", "model", "compute"  # of params.yaml, for any training's results
-COUNTS_FOR = {  # of params.yaml, for a metric; any of them for others
-    "accuracy": (*COUNTS, "federated"),
-    "loss": (*COUNTS, "federated"),
-    "validation_accuracy": (*COUNTS, "federated"),
-    "validation_loss": (*COUNTS, "federated"),
-    CENTRALISED: (SEED, SAMPLE, "download", "model", "compute", "baseline"),
-    LOCAL: (*COUNTS, "federated", "local"),
-    "gap": (*COUNTS, "federated", "baseline"),
-    "gain": (*COUNTS, "federated", "local"),
-    ROUNDS_TO_TARGET: (*COUNTS, "federated", "compare"),
+COUNTS = SEED, SAMPLE, "download", "model", "compute"  # of params.yaml, for any training's results
+COUNTS_FOR = {  # of params.yaml besides, for a metric; any section for others
+    **dict.fromkeys(["accuracy", "loss", "validation_accuracy", "validation_loss"], ("partition", "federated")),
+    CENTRALISED: ("baseline",),
+    **dict.fromkeys([LOCAL, "gain"], ("partition", "federated", "local")),
+    "gap": ("partition", "federated", "baseline"),
+    ROUNDS_TO_TARGET: ("partition", "federated", "compare"),
 }
 DIVERGES_WITH = {CENTRALISED: [CENTRALISED], "gap": ["accuracy", CENTRALISED], LOCAL: []}  # the others: accuracy
 
@@ -289,7 +285,7 @@ def _sections(measures: Iterable[str]) -> set[str] | None:
     names = list(measures)
     if any(name not in COUNTS_FOR for name in names):
         return None
-    return {one for name in names for one in COUNTS_FOR[name]}
+    return {*COUNTS, *(one for name in names for one in COUNTS_FOR[name])}
 
 
 def _only(run: Run, sections: set[str] | None) -> Run:
