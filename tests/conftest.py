@@ -25,9 +25,9 @@ MNIST_SOURCE = named_source("mnist")  # for the one test of the whole data set
 
 @pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]):
-    """Tests that use Ray are slow. Those that do so in this process run by themselves.
+    """Tests that use Ray are slow. Those that use it in this process run by themselves.
 
-    It leaves threads, after which nobody can fork safely.
+    Ray leaves threads, after which nobody can fork safely.
     """
 
     def uses_ray(item: pytest.Item) -> bool:

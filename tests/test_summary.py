@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,8 @@ def test_the_queue_of_the_page_is_summarised_in_the_terminal(tmp_path: Path):
     assert table["runs"].to_dict() == {"fedavg": 6, "fedavgm": 5}  # with seed 42, which is committed
     shown = json.loads(run("dvc exp show --json 2>/dev/null", project))
     ended = [one["revs"][0] for one in shown[1]["experiments"] if one["revs"][0]["data"]["metrics"]]
+    there = {(parameters(one)["federated"]["strategy"], parameters(one)["seed"]) for one in ended}
+    assert there == set(product(["fedavg", "fedavgm"], [1, 2, 3, 4, 5]))  # each in a copy of the project of its own
     values = [value(one) for one in ended if parameters(one)["federated"]["strategy"] == "fedavgm"]
     assert table.loc["fedavgm", "mean"] == pytest.approx(np.mean(values))
     assert r"\begin{tabular}" in run("fedpipe summary --format latex", project)
