@@ -21,8 +21,11 @@ from fedpipe.federated.aggregation.rules import (
     centered_clipping,
     coordinate_median,
     geometric_median,
+    hostile_among,
+    krum,
     krum_order,
     mixed_with_nearest,
+    multi_krum,
     trimmed_mean,
 )
 
@@ -34,8 +37,8 @@ Rule = Callable[[Tensor, int], Tensor]
 RULES: dict[str, Rule] = {  # each from the rows and f
     "median": lambda rows, f: coordinate_median(rows),
     "trimmed mean": trimmed_mean,
-    "Krum": lambda rows, f: rows[krum_order(rows, f)[0]],
-    "multi-Krum": lambda rows, f: rows[sorted(krum_order(rows, f)[: len(rows) - f])].mean(dim=0),
+    "Krum": krum,
+    "multi-Krum": multi_krum,
     "Bulyan": bulyan,
     "geometric median": lambda rows, f: geometric_median(rows, nu=1e-9, iterations=2000, tolerance=1e-12),
     "centred clipping": lambda rows, f: centered_clipping(rows, coordinate_median(rows), RADIUS, STEPS),
@@ -188,6 +191,12 @@ def test_a_bounded_vector_has_the_direction_it_had_and_at_most_the_norm(vector: 
     np.testing.assert_allclose(found, vector.astype(float) * min(1.0, norm / max(length, 1e-300)), rtol=1e-12)
 
 
+@pytest.mark.parametrize(("n", "fraction", "f"), [(30, 0.1, 3), (31, 0.1, 4), (10, 0.3, 3), (7, 0.0, 0), (4, 0.2, 1)])
+def test_a_fraction_of_hostile_updates_is_rounded_up_from_its_digits(n: int, fraction: float, f: int):
+    """In floating point, 0.1 times 30 is a little more than 3."""
+    assert hostile_among(n, fraction) == f
+
+
 # What hostile updates can do.
 
 
@@ -264,10 +273,10 @@ def test_the_order_of_updates_does_not_matter(name: str, seed: int, f: int, more
 @rules
 @given(seed=seeds, f=st.integers(0, 3), more=st.integers(0, 3), d=st.integers(1, 5), power=st.integers(0, 20))
 def test_what_all_updates_have_in_common_costs_no_digits(name: str, seed: int, f: int, more: int, d: int, power: int):
-    """Numbers are multiples of 2^-20 below 2^23, so that their sums and differences are exact."""
-    rows = torch.round(normal(seed, fewest(name, f) + more, d) * 2**20) / 2**20
-    common = torch.round(normal(seed + 1, 1, d)[0] * 2**20) / 2**20 * 2**power
-    np.testing.assert_allclose(RULES[name](rows + common, f) - common, RULES[name](rows, f), atol=1e-8)
+    """Numbers are multiples of 2^-30 below 2^23, so that their sums and differences are exact; rows are about 2^-15."""
+    rows = torch.round(normal(seed, fewest(name, f) + more, d) * 2**15) / 2**30
+    common = torch.round(normal(seed + 1, 1, d)[0] * 2**15) / 2**15 * 2**power
+    np.testing.assert_allclose(RULES[name](rows + common, f) - common, RULES[name](rows, f), rtol=0, atol=1e-9)
 
 
 @rules

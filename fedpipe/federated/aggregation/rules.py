@@ -6,7 +6,9 @@ one thread and an order of their own. Distances are those of differences of rows
 costs no digits.
 """
 
+import math
 from collections.abc import Iterable
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -14,6 +16,11 @@ from scipy.spatial.distance import cdist, pdist, squareform
 from torch import Tensor
 
 BLOCK = 512  # columns that stay in the processor's cache together
+
+
+def hostile_among(n: int, fraction: float) -> int:
+    """Return f, a fraction of n rounded up; the fraction counts as its decimal digits say: 0.1 of 30 is 3."""
+    return math.ceil(Fraction(str(fraction)) * n)
 
 
 def coordinate_median(updates: Tensor) -> Tensor:
@@ -38,11 +45,30 @@ def trimmed_mean(updates: Tensor, f: int) -> Tensor:
     return torch.from_numpy(np.sort(updates.numpy(), axis=0)[f : len(updates) - f].mean(axis=0))
 
 
+def krum(updates: Tensor, f: int) -> Tensor:
+    """Return the row (d,) with the best score, the first of `krum_order`.
+
+    Raises:
+        ValueError: n is less than 2f + 3.
+    """
+    return updates[krum_order(updates, f)[0]]
+
+
+def multi_krum(updates: Tensor, f: int) -> Tensor:
+    """Return the mean (d,) of the n - f rows with the best scores, the first of `krum_order`.
+
+    Raises:
+        ValueError: n is less than 2f + 3.
+    """
+    chosen = sorted(krum_order(updates, f)[: len(updates) - f])
+    return torch.from_numpy(updates[chosen].numpy().mean(axis=0))
+
+
 def krum_order(updates: Tensor, f: int) -> list[int]:
     """Return the numbers of all rows, from Krum's choice to the least trusted one.
 
     A row's score is the sum of the squared distances to the n - f - 2 other rows that are nearest to it; of equal
-    scores the lower row comes first. Krum takes the first row, multi-Krum the mean of the first n - f.
+    scores the lower row comes first.
 
     Raises:
         ValueError: n is less than 2f + 3.
