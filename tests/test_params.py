@@ -260,8 +260,8 @@ MISTAKES = [
     (
         "federated.mixing",
         "nnm",
-        "federated.mixing: nnm needs each update by itself, and aggregation mean sees the sum alone; aggregation median "
-        "would do",
+        "federated.mixing: nnm needs each update by itself, and aggregation mean sees the sum alone; aggregation "
+        "median would do",
     ),
     ("federated.q-fedavg.q", -1.0, "federated.q-fedavg.q: -1.0 must be at least 0"),
     ("partition.dirichlet.alpha", 0, "partition.dirichlet.alpha: 0 must be greater than 0"),

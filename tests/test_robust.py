@@ -1,7 +1,10 @@
 """Robust rules of aggregation are what their papers say, by independent oracles, and bear f hostile updates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
 
 import byzfl
 import numpy as np
@@ -10,10 +13,16 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
 from scipy.optimize import minimize
 from scipy.stats import trim_mean
 from torch import Tensor
 
+from fedpipe.engines import Compute
+from fedpipe.federated.aggregation import AGGREGATORS
+from fedpipe.federated.aggregation.base import Aggregator
+from fedpipe.federated.aggregation.clipping import CenteredClipping, NormBounding
+from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.aggregation.rules import (
     bounded,
     bulyan,
@@ -28,6 +37,16 @@ from fedpipe.federated.aggregation.rules import (
     multi_krum,
     trimmed_mean,
 )
+from fedpipe.federated.attacks.base import Attack
+from fedpipe.federated.context import ClientContext, ServerContext
+from fedpipe.federated.messages import Aggregate, ClientReport, Update
+from fedpipe.federated.mixing.base import Mixed
+from fedpipe.federated.mixing.nearest import NearestNeighbours
+from fedpipe.federated.settings import Federated
+from fedpipe.federated.state import ServerState
+from fedpipe.federated.strategies import STRATEGIES
+from fedpipe.models.logistic import Logistic
+from tests.federations import federate
 
 LARGEST = float(np.finfo(np.float32).max)
 RADIUS, STEPS = 2.0, 3  # of centred clipping
@@ -49,7 +68,7 @@ FEWEST: dict[str, Callable[[int], int]] = {  # updates, for f hostile ones; 2f +
     "multi-Krum": lambda f: 2 * f + 3,
     "Bulyan": lambda f: 4 * f + 3,
 }
-IN_HONEST_RANGE = [*RULES.keys() - {"geometric median", "centred clipping"}]  # in every coordinate
+IN_HONEST_RANGE = RULES.keys() - {"geometric median", "centred clipping"}  # in every coordinate
 
 rules = pytest.mark.parametrize("name", RULES)
 single = st.floats(-1000, 1000, width=32)
@@ -308,3 +327,202 @@ def test_too_few_updates_are_an_error(name: str, f: int):
     if name in ("trimmed mean", "Krum", "multi-Krum", "Bulyan", "mixing, then median"):
         with pytest.raises(ValueError, match=f"^{n - 1} updates are too few: this takes {n}$"):
             RULES[name](normal(0, n - 1, 2), f)
+
+
+# The aggregations.
+
+
+ROBUST = {name: kind for name, kind in AGGREGATORS.items() if kind.robust}
+COLLECTING = {name: kind for name, kind in ROBUST.items() if kind.collects}
+
+collecting = pytest.mark.parametrize("name", COLLECTING)
+
+
+def updates_of(deltas: Tensor, buffers: Tensor | None = None, weight: float = 0.1) -> list[Update]:
+    """The updates of clients 0, 1, ... with these rows; of weight w, 2w, ..."""
+    report = ClientReport(1, 0, 10, 1, 0.0, None, None, 0, None, None)
+    states = [{}] * len(deltas) if buffers is None else [{"mean": row, "count": row[0].long()} for row in buffers]
+    return [
+        Update(client, weight * (client + 1), report, delta.float(), state)
+        for client, (delta, state) in enumerate(zip(deltas, states, strict=True))
+    ]
+
+
+def result_of(
+    aggregator: Aggregator[Any], updates: Sequence[Update], state: dict[str, Tensor] | None = None
+) -> Aggregate:
+    total = aggregator.empty()
+    for update in updates:
+        total = aggregator.add(total, update)
+    return aggregator.result(total, ServerContext(1, len(updates), 0, {} if state is None else state))
+
+
+EXPECTED: dict[str, Rule] = {  # of 15 updates with the parameters' defaults, by which f is 3
+    "median": lambda rows, f: coordinate_median(rows),
+    "trimmed-mean": trimmed_mean,
+    "krum": krum,
+    "multi-krum": multi_krum,
+    "bulyan": bulyan,
+    "geometric-median": lambda rows, f: geometric_median(rows, 1e-6, 100, 1e-6),
+    "centered-clipping": lambda rows, f: centered_clipping(rows, torch.zeros(4, dtype=torch.float64), 2.0, 3),
+}
+
+
+@collecting
+def test_an_aggregation_is_its_rule_of_the_deltas_whatever_their_weights(name: str):
+    rows = normal(0, 15, 4).float().double()
+    found = result_of(COLLECTING[name](), updates_of(rows))
+    assert torch.equal(found.delta, EXPECTED[name](rows, 3))
+    assert (found.buffers, found.sums, found.scalars) == ({}, {}, {})
+
+
+@collecting
+def test_hostile_buffers_do_not_decide(name: str):
+    """Their deltas are those of honest clients, and no rule of deltas finds them."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        rows, buffers = rng.normal(size=(15, 4)), rng.uniform(0, 100, (15, 2))
+        hostile = rng.permutation(15)[:3]
+        honest = np.delete(buffers, hostile, axis=0)
+        buffers[hostile] = rng.choice([-1e15, 1e15], (3, 1))
+        found = result_of(COLLECTING[name](), updates_of(torch.from_numpy(rows), torch.from_numpy(buffers))).buffers
+        assert (honest.min(0) <= found["mean"].numpy()).all()
+        assert (found["mean"].numpy() <= honest.max(0)).all()
+        assert found["count"].shape == ()
+        assert int(honest.min()) <= found["count"] <= honest.max()
+
+
+def test_the_clipping_centre_is_the_last_aggregate():
+    rows, state = normal(0, 5, 4), {}
+    aggregator = CenteredClipping(radius=0.1, iterations=2)
+    first = result_of(aggregator, updates_of(rows), state).delta
+    second = result_of(aggregator, updates_of(rows), state).delta
+    exact = rows.float().double()
+    assert torch.equal(first, centered_clipping(exact, torch.zeros(4, dtype=torch.float64), 0.1, 2))
+    assert torch.equal(second, centered_clipping(exact, first, 0.1, 2))
+    assert not torch.equal(first, second)
+
+
+@given(rows=arrays(np.float32, (5, 3), elements=st.floats(-LARGEST, LARGEST, width=32)), norm=st.floats(1e-2, 1e3))
+def test_norm_bounding_is_the_mean_of_bounded_updates(rows: np.ndarray, norm: float):
+    updates = updates_of(torch.from_numpy(rows))
+    found = result_of(NormBounding(norm=norm), updates).delta.numpy()
+    short = [bounded(torch.from_numpy(row), norm).numpy() for row in rows]
+    np.testing.assert_allclose(found, np.average(short, axis=0, weights=[1, 2, 3, 4, 5]), rtol=1e-9, atol=1e-9)
+    assert np.linalg.norm(found) <= norm * (1 + 1e-9)
+
+
+def test_norm_bounding_is_the_mean_of_updates_that_are_short():
+    updates = updates_of(normal(0, 5, 4) / 10)
+    assert torch.equal(result_of(NormBounding(norm=3.0), updates).delta, result_of(Mean(), updates).delta)
+
+
+@collecting
+def test_mixed_updates_are_aggregated_in_place_of_the_updates(name: str):
+    rows, buffers = normal(0, 15, 4).float().double(), normal(1, 15, 2)
+    aggregator = COLLECTING[name]()
+    mixed = Mixed(aggregator=aggregator, mixing=NearestNeighbours(hostile=0.3))
+    found = result_of(mixed, updates_of(rows, buffers))
+    assert torch.equal(found.delta, EXPECTED[name](mixed_with_nearest(rows, 5), 3))
+    plain = result_of(aggregator, updates_of(rows, buffers))
+    assert torch.equal(found.buffers["mean"], plain.buffers["mean"])
+
+
+# Which parameters go together.
+
+
+@pytest.mark.parametrize("strategy", [name for name, kind in STRATEGIES.items() if kind.sends_besides])
+@pytest.mark.parametrize("name", ROBUST)
+def test_strategies_that_send_more_than_updates_are_refused(name: str, strategy: str):
+    with pytest.raises(ValidationError, match=f"aggregation: {name} does not go with strategy {strategy}, "):
+        Federated(aggregation=name, strategy=strategy, clients_per_round=15)
+    assert Federated(aggregation=name, clients_per_round=15).aggregator == ROBUST[name]()
+
+
+@pytest.mark.parametrize(
+    ("name", "hostile", "enough"),
+    [
+        ("trimmed-mean", 0.2, {1: False, 2: False, 3: True, 5: True, 6: True}),
+        ("krum", 0.2, {1: False, 4: False, 5: True, 6: False, 7: True}),  # f = 1, 1, 1, 2, 2
+        ("multi-krum", 0.0, {2: False, 3: True}),
+        ("bulyan", 0.2, {7: False, 11: False, 14: False, 15: True, 16: False, 19: True}),
+        ("median", None, {0: False, 1: True}),
+        ("centered-clipping", None, {0: False, 1: True}),
+    ],
+)
+def test_a_cohort_is_large_enough_or_refused(name: str, hostile: float | None, enough: dict[int, bool]):
+    """With the size of one that is."""
+    block = {} if hostile is None else {name: {"hostile": hostile}}
+    for n, expected in enough.items():
+        aggregator = AGGREGATORS[name].model_validate(block.get(name, {}))
+        assert aggregator.enough(n) == expected
+        setting = {"aggregation": name, "clients_per_round": max(n, 1), **block}
+        if expected:
+            assert len(result_of(Federated.model_validate(setting).aggregator, updates_of(normal(0, n, 2))).delta) == 2
+        elif n:
+            larger = next(other for other in range(n, 100) if aggregator.enough(other))
+            with pytest.raises(ValidationError, match=rf"_round: {n} is too few for {name} .*; {larger} or a "):
+                Federated.model_validate(setting)
+
+
+def test_mixing_that_needs_a_larger_cohort_says_so():
+    setting: dict[str, Any] = {"aggregation": "median", "mixing": "nnm", "nnm": {"hostile": 0.45}}
+    with pytest.raises(ValidationError, match=r"10 is too few for nnm .*; 11 or a smaller nnm\.hostile would do"):
+        Federated.model_validate({**setting, "clients_per_round": 10})
+    assert isinstance(Federated.model_validate({**setting, "clients_per_round": 11}).aggregator, Mixed)
+
+
+def test_only_what_sees_every_update_is_mixed():
+    for name, kind in AGGREGATORS.items():
+        setting = {"aggregation": name, "mixing": "nnm", "clients_per_round": 15}
+        if kind.collects:
+            Federated.model_validate(setting)
+        else:
+            with pytest.raises(ValidationError, match=f"nnm needs each update by itself, and aggregation {name} "):
+                Federated.model_validate(setting)
+
+
+# Federations.
+
+
+class Reversed(Attack):
+    """Send the opposite, a hundred times as long."""
+
+    def on_client(self, update: Update, context: ClientContext) -> Update:
+        return replace(update, delta=-100 * update.delta)
+
+
+BOUNDS = {"centered-clipping": {"radius": 0.3}, "norm-bounding": {"norm": 0.3}}  # what honest updates come to
+FEW: dict[str, Any] = {"model": Logistic(), "rounds": 3, "clients_per_round": 5, "attack": Reversed(), "attackers": 0.2}
+
+
+@pytest.mark.parametrize("mixing", ["none", "nnm"])
+@pytest.mark.parametrize("name", [name for name in ROBUST if name != "bulyan"])  # which needs seven clients
+def test_training_bears_a_hostile_client_as_the_mean_does_not(name: str, mixing: str, folder: Path, test: Path):
+    if mixing == "nnm" and name not in COLLECTING:
+        return
+    settings: list[dict[str, Any]] = [{"attack": "none"}, {}, {"aggregation": name, "mixing": mixing, **BOUNDS}]
+    honest, plain, robust = (federate(folder, test, **FEW | more)[-1][1].test for more in settings)
+    assert honest
+    assert plain
+    assert robust
+    assert plain.accuracy < 0.3
+    assert robust.accuracy > honest.accuracy - 0.15
+
+
+@pytest.mark.parametrize("setting", [{"aggregation": "centered-clipping"}, {"aggregation": "krum", "mixing": "nnm"}])
+def test_engines_and_interruptions_change_no_bit(setting: dict[str, Any], folder: Path, test: Path, tmp_path: Path):
+    expected = federate(folder, test, **FEW | setting)
+    for compute in (Compute(engine="threads", workers=3), Compute(engine="processes", workers=2)):
+        states = tmp_path / compute.engine
+        part = federate(folder, test, states=states, stop=1, compute=compute, **FEW | setting)
+        saved = ServerState.decode(part[-1][0].encode())
+        rest = federate(folder, test, states=states, state=saved, compute=compute, **FEW | setting)
+        assert rest[-1][0].encode() == expected[-1][0].encode()
+
+
+def test_a_round_with_too_few_updates_is_skipped(folder: Path, test: Path):
+    setting: dict[str, Any] = {"aggregation": "krum", "dropout": 0.3, "rounds": 8, "model": Logistic()}
+    rounds = [round for _, round in federate(folder, test, clients_per_round=5, **setting)]
+    assert {round.skipped for round in rounds} == {True, False}
+    assert all(round.skipped == (round.returned < 5) for round in rounds)  # of fewer, f = 1 too

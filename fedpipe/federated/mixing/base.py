@@ -1,9 +1,8 @@
 """What every mixing is, and an aggregation of mixed updates."""
 
 from dataclasses import replace
-from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from fedpipe.config.section import Section
@@ -29,10 +28,9 @@ class Mixing(Section):
 class Mixed(Collecting):
     """Mix a round's updates before an aggregator gets them. Buffers are not mixed."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
     robust = True
 
-    aggregator: Aggregator[Any] = Field(description="that the updates are for; it collects")
+    aggregator: Aggregator = Field(description="that the updates are for; it collects")
     mixing: Mixing = Field(description="of the updates")
 
     def enough(self, updates: int) -> bool:
