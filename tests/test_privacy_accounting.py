@@ -79,7 +79,8 @@ def test_epsilon_is_where_a_second_accountant_has_it(q: float, z: float, rounds:
     """Gopi, Lee & Wutschitz 2021, arXiv:2106.02848: bounds on both sides, by code of other people."""
     second = PRVAccountant(
         prvs=PoissonSubsampledGaussianMechanism(sampling_probability=q, noise_multiplier=z),
-        max_self_compositions=[rounds], eps_error=0.02, delta_error=1e-8,
+        max_self_compositions=rounds,  # pyright: ignore[reportArgumentType] - of one mechanism it is a number
+        eps_error=0.02, delta_error=1e-8,
     )  # fmt: skip
     below, _, above = second.compute_epsilon(delta=1e-5, num_self_compositions=[rounds])
     assert below <= pld(gaussian_rounds(q, z, rounds), 1e-5) <= above

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -130,6 +131,16 @@ class Client:
         """Return what an update holds, decoded, where it arrives."""
         dimension = sum(self.layout.lengths[name] for name in self.layout.shared)
         return self._transforms.on_arrival(update, ArrivalContext(round, update.client, self.seed, dimension))
+
+    def typical(self, broadcast: Broadcast) -> Update:
+        """Return an update of random numbers, of nobody: as long as any client's, and it tells of none."""
+        shared = sum(self.layout.lengths[name] for name in self.layout.shared)
+        context = ClientContext(
+            broadcast.round, 0, 0.0, self.settings.local, torch.zeros(shared), {}, lambda: 0.0, self.seed
+        )
+        delta = torch.from_numpy(context.generator("typical update").standard_normal(shared, dtype=np.float32))
+        report = ClientReport(broadcast.round, 0, 0, 0, None, None, None, 0, None, None, None)
+        return self._transforms.on_client(Update(0, 0.0, report, delta), context, {})[0]
 
     def aggregator(self, broadcast: Broadcast) -> Aggregator:
         """Return what adds the updates of a round up; colluding attackers see them before it does."""

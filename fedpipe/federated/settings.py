@@ -1,5 +1,6 @@
 """The parameters of federated training: block `federated` of params.yaml."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
@@ -7,13 +8,14 @@ from pydantic import AfterValidator, Field, model_validator
 from fedpipe.config.section import OnDivergence, PositiveInt, Section, choice, or_own, own_names, with_blocks
 from fedpipe.federated.aggregation import AGGREGATORS
 from fedpipe.federated.aggregation.base import Aggregator
+from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.attacks import ATTACKS
 from fedpipe.federated.attacks.base import Attack, attackers
 from fedpipe.federated.compression import COMPRESSIONS
 from fedpipe.federated.compression.base import Compression
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.mechanisms import MECHANISMS
-from fedpipe.federated.mechanisms.base import Mechanism
+from fedpipe.federated.mechanisms.base import Guarantee, Mechanism
 from fedpipe.federated.sampling import Sampling
 from fedpipe.federated.secure import PROTOCOLS
 from fedpipe.federated.secure.base import SecureAggregation
@@ -124,7 +126,40 @@ class Federated(Sampling):
         broken = self.algorithm.transforms_break
         if broken and self.transforms != "none":
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
+        if self.mechanism.is_private and (voiding := [*self._voids_privacy()]):
+            raise ValueError("\n".join(voiding))
         return self
+
+    def _voids_privacy(self) -> Iterator[str]:
+        """Yield a line for each parameter with which the privacy mechanism promises nothing, and why."""
+
+        def refused(parameter: str, reason: str, remedy: str) -> str:
+            value = getattr(self, parameter)
+            shown = str(value).lower() if isinstance(value, bool) else value
+            return f"{parameter}: {shown} does not go with privacy {self.privacy}: {reason}; {remedy} would do"
+
+        needed = self.mechanism.sampling
+        if self.sampling != needed:
+            yield refused("sampling", f"its epsilon holds if {self.mechanism.draws}", needed)
+        if self.objective != "clients":
+            yield refused("objective", "an update would count by how many examples its client has", "clients")
+        if not isinstance(self.chosen("aggregation", Aggregator), Mean):
+            yield refused("aggregation", "how far a client moves it has no bound that noise could hide", "mean")
+        if self.algorithm.sends_besides:
+            reason = f"clients also send {self.algorithm.sends_besides}, which nothing bounds and no noise hides"
+            yield refused("strategy", reason, "fedavg")
+        if self.hostility.colludes:
+            reason = "attackers send on what they see of other clients, beyond the bound of one"
+            yield refused("attack", reason, "none")
+        if self.min_updates > 1:
+            yield refused("min_updates", "a round that is skipped tells how many clients were drawn", "1")
+        if self.evaluate_clients:
+            yield refused("evaluate_clients", "clients would report on themselves", "false")
+        if self.on_bad_update == "stop":
+            yield refused("on_bad_update", "training that ends would tell of one client", "refuse")
+        for early in ("target_accuracy", "patience"):
+            if getattr(self, early) is not None:
+                yield refused(early, "no epsilon accounts for the data by which training stops", "null")
 
     def chosen_names(self) -> set[str]:
         names = transform_names(self.transforms) if isinstance(self.transforms, str) else []
@@ -144,6 +179,16 @@ class Federated(Sampling):
     def mechanism(self) -> Mechanism:
         """The mechanism of differential privacy."""
         return self.chosen("privacy", Mechanism)
+
+    def guarantee(self, clients: int) -> Guarantee | None:
+        """Return what so many clients are promised; None if nothing.
+
+        Raises:
+            ParameterError: the promise cannot be kept.
+        """
+        planned = clients, self.clients_per_round, self.rounds
+        self.mechanism.check(*planned)
+        return self.mechanism.guarantee(*planned)
 
     @property
     def protocol(self) -> SecureAggregation:

@@ -36,7 +36,7 @@ from dp_accounting import (
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, from_gaussian_mechanism
 from dp_accounting.rdp import RdpAccountant, compute_epsilon
 
-LARGEST_MULTIPLIER = 2.0**20  # with which nothing is left of the clients' updates
+SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 0.05, 2.0**20  # with which nothing is hidden, or left
 
 
 def gaussian_rounds(sampling_probability: float, noise_multiplier: float, rounds: int) -> DpEvent:
@@ -141,7 +141,7 @@ def calibrated(event_of: Callable[[float], DpEvent], target: float, delta: float
         delta: likewise.
 
     Returns:
-        The smallest one that does, rounded up to 4 digits.
+        The smallest one that does, rounded up to 4 digits; at least 0.05, with which a round costs hundreds.
 
     Raises:
         ValueError: even 2**20 does not do.
@@ -150,7 +150,9 @@ def calibrated(event_of: Callable[[float], DpEvent], target: float, delta: float
     def affordable(multiplier: float) -> bool:
         return epsilon(event_of(multiplier), delta) <= target
 
-    low, high = 0.0, 1.0
+    if affordable(SMALLEST_MULTIPLIER):
+        return SMALLEST_MULTIPLIER
+    low, high = SMALLEST_MULTIPLIER, 1.0
     while not affordable(high):
         low, high = high, 2 * high
         if high > LARGEST_MULTIPLIER:
