@@ -16,6 +16,8 @@ from fedpipe.federated.compression.base import Compression
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.mechanisms import MECHANISMS
 from fedpipe.federated.mechanisms.base import Guarantee, Mechanism
+from fedpipe.federated.mixing import MIXINGS
+from fedpipe.federated.mixing.base import Mixed, Mixing
 from fedpipe.federated.sampling import Sampling
 from fedpipe.federated.secure import PROTOCOLS
 from fedpipe.federated.secure.base import SecureAggregation
@@ -24,6 +26,8 @@ from fedpipe.federated.strategies import STRATEGIES
 from fedpipe.federated.strategies.base import Strategy
 from fedpipe.federated.transforms import TRANSFORMS
 from fedpipe.federated.transforms.base import Chain, Transform
+
+LARGEST_COHORT = 10_000  # that is proposed
 
 
 def _transforms(value: str) -> str:
@@ -47,6 +51,7 @@ def transform_names(value: str) -> list[str]:
 @choice("privacy", MECHANISMS, Mechanism)
 @choice("compression", COMPRESSIONS, Compression)
 @with_blocks(TRANSFORMS)
+@choice("mixing", MIXINGS, Mixing)
 @choice("aggregation", AGGREGATORS, Aggregator)
 @choice("strategy", STRATEGIES, Strategy)
 class Federated(Sampling):
@@ -61,7 +66,14 @@ class Federated(Sampling):
         "weight_decay and clip_norm of `local` count.",
     )
     aggregation: str = Field(
-        default="mean", description="How the updates of a round become one; mean is their weighted mean."
+        default="mean",
+        description="How the updates of a round become one; docs/robustness.md describes each. mean and norm-bounding "
+        "weigh the updates by `objective`; all others count each the same.",
+    )
+    mixing: str = Field(
+        default="none",
+        description="How updates are made more alike before the aggregation, if that is one that sees every update: "
+        "neither mean nor norm-bounding.",
     )
     transforms: Annotated[str, AfterValidator(_transforms), *or_own(Transform, several=True)] = Field(
         default="none",
@@ -128,6 +140,7 @@ class Federated(Sampling):
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
         if self.mechanism.is_private and (voiding := [*self._voids_privacy()]):
             raise ValueError("\n".join(voiding))
+        self._check_aggregation()
         return self
 
     def _voids_privacy(self) -> Iterator[str]:
@@ -161,6 +174,28 @@ class Federated(Sampling):
             if getattr(self, early) is not None:
                 yield refused(early, "no epsilon accounts for the data by which training stops", "null")
 
+    def _check_aggregation(self) -> None:
+        chosen = self.chosen("aggregation", Aggregator)
+        besides = self.algorithm.sends_besides
+        if self.mixing != "none" and not chosen.collects:
+            raise ValueError(
+                f"mixing: {self.mixing} needs each update by itself, and aggregation {self.aggregation} sees the sum "
+                "alone; aggregation median would do"
+            )
+        if chosen.robust and besides:
+            raise ValueError(
+                f"aggregation: {self.aggregation} does not go with strategy {self.strategy}, whose clients also send "
+                f"{besides}, where hostile ones could send anything; strategy fedavg, or aggregation mean, would do"
+            )
+        aggregator, cohort = self.aggregator, self.clients_per_round
+        if not aggregator.enough(cohort):
+            enough = next((f"{n} or " for n in range(cohort, LARGEST_COHORT) if aggregator.enough(n)), "")
+            name = self.mixing if chosen.enough(cohort) else self.aggregation
+            raise ValueError(
+                f"clients_per_round: {cohort} is too few for {name} to bear so large a fraction of hostile updates; "
+                f"{enough}a smaller {name}.hostile would do"
+            )
+
     def chosen_names(self) -> set[str]:
         names = transform_names(self.transforms) if isinstance(self.transforms, str) else []
         return super().chosen_names() | set(names)
@@ -171,9 +206,16 @@ class Federated(Sampling):
 
     @property
     def aggregator(self) -> Aggregator:
-        """The aggregator, as the privacy mechanism has it."""
+        """The aggregator, of mixed updates if they are mixed, as the privacy mechanism has it."""
         chosen = self.chosen("aggregation", Aggregator)
+        if self.mixing != "none":
+            chosen = Mixed(aggregator=chosen, mixing=self.mixer)
         return self.mechanism.aggregator(chosen, self.clients_per_round, self.rounds)
+
+    @property
+    def mixer(self) -> Mixing:
+        """How updates are mixed."""
+        return self.chosen("mixing", Mixing)
 
     @property
     def mechanism(self) -> Mechanism:
@@ -229,8 +271,8 @@ class Federated(Sampling):
     @property
     def pieces(self) -> list[Section]:
         """All objects that the round is made of."""
-        chosen = self.algorithm, self.aggregator, self.mechanism, self.protocol, self.hostility
-        return [*chosen, *self.chain.transforms.values()]
+        chosen = self.algorithm, self.aggregator, self.mixer, self.mechanism, self.protocol, self.hostility
+        return [self.chosen("aggregation", Aggregator), *chosen, *self.chain.transforms.values()]
 
     @property
     def has_client_state(self) -> bool:

@@ -46,8 +46,9 @@ class Gaussian(ClippedMechanism):
         "it as it is.",
     )
     quantile_lr: PositiveFloat = Field(
-        default=0.2, description="How fast the clip adapts, η: it is multiplied by exp(-η (b - quantile)) after a round, "
-        "b of whose updates were below it."
+        default=0.2,
+        description="How fast the clip adapts, η: it is multiplied by exp(-η (b - quantile)) after a round, "
+        "b of whose updates were below it.",
     )
     quantile_noise: Annotated[float, Field(gt=0, le=LARGEST_NOISE_ON_BITS)] | None = Field(
         default=None,
