@@ -107,7 +107,8 @@ class Result(datasets.OnDataset):
 
         Returns:
             accuracy, loss: on the test set. validation_accuracy, validation_loss: if there are validation data. sample:
-            whether this is MNIST's sample, and not MNIST. epsilon: what all rounds cost, if clients are promised privacy.
+            whether this is MNIST's sample, and not MNIST. epsilon: what all rounds may cost, if clients are promised
+            privacy.
         """
         figures = self.evaluations.metrics() | self._attacked()
         promised = {"epsilon": self.guarantee.epsilon} if self.guarantee else {}

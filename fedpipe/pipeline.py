@@ -149,8 +149,8 @@ def _noiseless(network: nn.Module, pipeline: Pipeline) -> Iterator[ParameterErro
         yield ParameterError(
             "model.name",
             f"{pipeline.model.name} does not go with federated.privacy {pipeline.federated.privacy}: buffers such as "
-            f"{buffers[0]} would be averaged without noise; a model without batch normalisation, or federated.strategy: "
-            "fedbn, which keeps them at home, would do",
+            f"{buffers[0]} would be averaged without noise; a model without them, or federated.strategy: fedbn, which "
+            "keeps them at home, would do",
         )
 
 

@@ -55,8 +55,8 @@ class Sampling(Section):
     sampling: Literal["uniform", "size", "poisson", "shuffled"] = Field(
         default="uniform",
         description="uniform draws different clients, each equally likely. size draws with replacement, large clients "
-        "more often. poisson draws each client independently, so that the cohort has this size on average. shuffled draws "
-        "each client at most once until nearly all have been drawn, then all are shuffled anew.",
+        "more often. poisson draws each client independently, so that the cohort has this size on average. shuffled "
+        "draws each client once, but for those who are too few for a cohort, before it draws any again.",
     )
     objective: Literal["examples", "clients"] = Field(
         default="examples",
@@ -87,9 +87,9 @@ class Sampling(Section):
           how often it was drawn (Li et al. 2020, arXiv:1907.02189, scheme I), for `clients` divided by n_k.
         - poisson: each client independently, with probability clients_per_round / clients; weights as for uniform. The
           cohort's size varies, and may be 0.
-        - shuffled: an epoch of the population is clients // clients_per_round rounds. For each, all clients are shuffled,
-          and each round takes the next clients_per_round of them; weights as for uniform. Those that are left over, too
-          few for a cohort, wait for the next epoch (Kairouz et al. 2021, arXiv:2103.00039, section 4.1).
+        - shuffled: an epoch of the population is clients // clients_per_round rounds. In each epoch all clients are
+          shuffled, and a round takes the next clients_per_round of them; weights as for uniform. Those that are left
+          over, too few for a cohort, wait for the next epoch.
 
         A client of the cohort fails with probability `dropout`; with probability `stragglers` it trains only 1 to
         epochs - 1 epochs, each number equally likely (compare Li et al. 2020, arXiv:1812.06127, section 5.2).

@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from fractions import Fraction
-from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
@@ -135,20 +134,14 @@ class ClippedSum(Mean):
         bits = secret() if self.mechanism.is_secret else reproducible(context.generator(purpose))
         return torch.from_numpy(discrete_gaussian(sigma, count, bits))
 
-    def guarantee(self, context: ServerContext) -> Guarantee:
-        """Return what clients are promised."""
-        return _guarantee(self.mechanism, context.clients, self.clients_per_round, self.rounds)
-
-
-# Which takes a while, if the noise follows from epsilon.
-@lru_cache
-def _guarantee(mechanism: ClippedMechanism, clients: int, clients_per_round: int, rounds: int) -> Guarantee:
-    return mechanism.guarantee(clients, clients_per_round, rounds)
+    def noise_multiplier(self, context: ServerContext) -> float:
+        """Return that of a round as one release."""
+        return self.mechanism.guarantee(context.clients, self.clients_per_round, self.rounds).noise_multiplier
 
 
 def unit(clip: float) -> float:
-    """Return the unit of the grid: the power of two for which the clip is 2**29 to 2**30 units, less than the latter."""
-    _, exponent = math.frexp(clip)  # clip is 2**(exponent - 1) to 2**exponent
+    """Return the unit of the grid: the power of two for which the clip is at least 2**29 units, and below 2**30."""
+    _, exponent = math.frexp(clip)  # clip is at least 2**(exponent - 1), and below 2**exponent
     return 2.0 ** (exponent - CLIP_BITS)
 
 

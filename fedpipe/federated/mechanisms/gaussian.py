@@ -42,13 +42,13 @@ class Gaussian(ClippedMechanism):
 
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None,
-        description="The clip adapts to this quantile of the norms of clients' updates, 0.5 to their median. null keeps "
-        "it as it is.",
+        description="The clip adapts to this quantile of the norms of clients' updates, as 0.5 to their median. null "
+        "keeps it as it is.",
     )
     quantile_lr: PositiveFloat = Field(
         default=0.2,
-        description="How fast the clip adapts, η: it is multiplied by exp(-η (b - quantile)) after a round, "
-        "b of whose updates were below it.",
+        description="How fast the clip adapts: it is multiplied by exp(-quantile_lr (b - quantile)) after a round in "
+        "which a part b of the updates was below it.",
     )
     quantile_noise: Annotated[float, Field(gt=0, le=LARGEST_NOISE_ON_BITS)] | None = Field(
         default=None,
@@ -66,8 +66,8 @@ class Gaussian(ClippedMechanism):
         if noise <= 0.51 * z or noise_multiplier_of_updates(z, noise) > LARGEST_MULTIPLIER:
             raise ParameterError(
                 f"federated.{self.block}.quantile_noise",
-                f"{noise:g}: it must be more than half of the noise multiplier, {z:g}, since both sums are one release; "
-                f"{z:.3g} would do, or more clients_per_round",
+                f"{noise:g}: both sums are one release with the noise multiplier {z:g}, so that it must be more than "
+                f"half of that; {z:.3g} would do, or more clients_per_round",
             )
 
     def guarantee(self, clients: int, clients_per_round: int, rounds: int) -> Guarantee:
@@ -85,7 +85,10 @@ class Gaussian(ClippedMechanism):
         return self.quantile_noise
 
     def aggregator(self, chosen: object, clients_per_round: int, rounds: int) -> "GaussianSum":
-        return GaussianSum(mechanism=self, clients_per_round=clients_per_round, rounds=rounds, clip=self.clip)
+        return GaussianSum(
+            mechanism=self, clients_per_round=clients_per_round, rounds=rounds, clip=self.clip, quantile=self.quantile,
+            quantile_lr=self.quantile_lr, noise_on_bits=self.noise_on_bits(clients_per_round),
+        )  # fmt: skip
 
 
 @lru_cache
@@ -96,10 +99,12 @@ def _calibrated(probability: float, rounds: int, epsilon: float, delta: float) -
 class GaussianSum(ClippedSum):
     """Release a round's sum with noise of its own, and with it, if the clip adapts, how many clients were below it."""
 
-    mechanism: Gaussian = Field(description="whose sum it is")
+    quantile: float | None = Field(description="that the clip adapts to")
+    quantile_lr: float = Field(description="how fast")
+    noise_on_bits: float = Field(description="the standard deviation of the noise on the sum of bits")
 
     def broadcast(self, state: State) -> State:
-        if self.mechanism.quantile is None:
+        if self.quantile is None:
             return {}
         return {"clip": state.get("clip", torch.tensor(self.clip, dtype=torch.float64))}
 
@@ -108,7 +113,7 @@ class GaussianSum(ClippedSum):
 
     def contribution(self, update: Update) -> ExactSum:
         one = super().contribution(update)
-        if self.mechanism.quantile is None:
+        if self.quantile is None:
             return one
         bit = HALF if update.norm() <= self.clip else -HALF
         vectors = {**one.vectors, BELOW: torch.tensor([bit])}
@@ -116,22 +121,22 @@ class GaussianSum(ClippedSum):
         return ExactSum(vectors, units, one.scalars, one.weight, max(one.largest, HALF))
 
     def result(self, total: ExactSum, context: ServerContext) -> Aggregate:
-        if self.mechanism.quantile is not None:
+        if self.quantile is not None:
             context.state["clip"] = torch.tensor(self._next_clip(total, context), dtype=torch.float64)
         return super().result(total, context)
 
     def noise_on_updates(self, context: ServerContext) -> Tensor:
-        z = self.guarantee(context).noise_multiplier
-        if self.mechanism.quantile is not None:
-            z = noise_multiplier_of_updates(z, self.mechanism.noise_on_bits(self.clients_per_round))
+        z = self.noise_multiplier(context)
+        if self.quantile is not None:
+            z = noise_multiplier_of_updates(z, self.noise_on_bits)
         return self.noise(sigma(z, self.clip), context.dimension, "privacy noise", context)
 
     def _next_clip(self, total: ExactSum, context: ServerContext) -> float:
         """Return C exp(-η (b - γ)), with b the noisy fraction of clients that were below the clip C."""
-        assert self.mechanism.quantile is not None, "the clip adapts"
+        assert self.quantile is not None, "the clip adapts"
         bits = int(total.vectors[BELOW]) if BELOW in total.vectors else 0
-        noise = math.ceil(2 * HALF * self.mechanism.noise_on_bits(self.clients_per_round)) + 1
+        noise = math.ceil(2 * HALF * self.noise_on_bits) + 1
         bits += int(self.noise(noise, 1, "privacy noise on the quantile", context))
         below = bits / (2 * HALF) / self.clients_per_round + 0.5
-        factor = math.exp(-self.mechanism.quantile_lr * (below - self.mechanism.quantile))
+        factor = math.exp(-self.quantile_lr * (below - self.quantile))
         return min(max(self.clip * factor, SMALLEST_CLIP), LARGEST_CLIP)

@@ -2,8 +2,6 @@
 
 from functools import lru_cache, partial
 
-import torch
-from pydantic import Field
 from torch import Tensor
 
 from fedpipe.federated.context import ServerContext
@@ -48,8 +46,6 @@ class TreeSum(ClippedSum):
     node begins, and takes the place of those of all lower levels. The server remembers the nodes in use.
     """
 
-    mechanism: Tree = Field(description="whose sum it is")
-
     def noise_on_updates(self, context: ServerContext) -> Tensor:
         per_epoch = max(1, context.clients // self.clients_per_round)
         t = (context.round - 1) % per_epoch + 1  # rounds of this epoch
@@ -57,7 +53,7 @@ class TreeSum(ClippedSum):
             context.state.clear()
         level = (t & -t).bit_length() - 1  # of the node that begins
         ended = [context.state.pop(str(lower)) for lower in range(level)]
-        z = self.guarantee(context).noise_multiplier
+        z = self.noise_multiplier(context)
         node = self.noise(sigma(z, self.clip), context.dimension, "privacy noise of a node", context)
         context.state[str(level)] = node
         return sum((-noise for noise in ended), node)
