@@ -114,6 +114,12 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     }
 
 
+def spec_of(pipeline: Pipeline) -> DataSpec | None:
+    """Return what the images and labels are like; None for a data set of the user's own that is not there yet."""
+    known = _known(pipeline.download)
+    return known and known.spec
+
+
 def mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:
     """Yield what is wrong with sections that are right by themselves."""
     federated, compute = pipeline.federated, pipeline.compute

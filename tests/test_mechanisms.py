@@ -1,7 +1,7 @@
-"""Privacy mechanisms bound what a client does to a release, add the noise that is accounted, and tell nothing besides."""
+"""Privacy mechanisms bound what a client does to a release, add the noise that is accounted, and tell no more."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,9 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 
 
-def private(mechanism: str, block: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+def private(mechanism: str, block: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """The settings of a federation with a mechanism; the block has its parameters."""
-    return {**COMMON, **NEEDED[mechanism], mechanism: block or {}, "model": Logistic(), **changes}
+    return {**COMMON, **NEEDED[mechanism], mechanism: dict(block or {}), "model": Logistic(), **changes}
 
 
 def multiplied(z: float, **more: Any) -> dict[str, Any]:
@@ -309,29 +309,52 @@ def refused(**settings: Any) -> list[str]:
     return list(mistakes(error.value, Federated, "federated"))
 
 
-@pytest.mark.parametrize(("changes", "line"), [
-    ({"objective": "examples"}, "objective: examples does not go with privacy gaussian: an update would count by how many examples its client has; clients would do"),
-    ({"sampling": "uniform"}, "sampling: uniform does not go with privacy gaussian: its epsilon holds if each client is drawn independently of the others; poisson would do"),
-    ({"sampling": "shuffled"}, "sampling: shuffled does not go with privacy gaussian: its epsilon holds if each client is drawn independently of the others; poisson would do"),
-    ({"privacy": "tree"}, "sampling: poisson does not go with privacy tree: its epsilon holds if no client takes part twice in an epoch; shuffled would do"),
-    ({"aggregation": "median"}, "aggregation: median does not go with privacy gaussian: how far a client moves it has no bound that noise could hide; mean would do"),
-    ({"strategy": "scaffold"}, "strategy: scaffold does not go with privacy gaussian: clients also send changes of control variates, which nothing bounds and no noise hides; fedavg would do"),
-    ({"strategy": "feddyn"}, "strategy: feddyn does not go with privacy gaussian: clients also send the regulariser's linear terms, which nothing bounds and no noise hides; fedavg would do"),
-    ({"strategy": "fednova"}, "strategy: fednova does not go with privacy gaussian: clients also send the norms ‖a_k‖₁, which nothing bounds and no noise hides; fedavg would do"),
-    ({"strategy": "q-fedavg"}, "strategy: q-fedavg does not go with privacy gaussian: clients also send the scalars h_k, which nothing bounds and no noise hides; fedavg would do"),
-    ({"attack": "alie"}, "attack: alie does not go with privacy gaussian: attackers send on what they see of other clients, beyond the bound of one; none would do"),
-    ({"min_updates": 2}, "min_updates: 2 does not go with privacy gaussian: a round that is skipped tells how many clients were drawn; 1 would do"),
-    ({"evaluate_clients": True}, "evaluate_clients: true does not go with privacy gaussian: clients would report on themselves; false would do"),
-    ({"on_bad_update": "stop"}, "on_bad_update: stop does not go with privacy gaussian: training that ends would tell of one client; refuse would do"),
-    ({"target_accuracy": 0.9}, "target_accuracy: 0.9 does not go with privacy gaussian: no epsilon accounts for the data by which training stops; null would do"),
-    ({"patience": 3}, "patience: 3 does not go with privacy gaussian: no epsilon accounts for the data by which training stops; null would do"),
-    ({"gaussian": {"noise_multiplier": 1.0}}, "gaussian.epsilon: it and noise_multiplier are both given; null for one of them would do"),
-    ({"gaussian": {"epsilon": None}}, "gaussian.epsilon: neither it nor noise_multiplier is given; one of them would do"),
+DRAWN = "its epsilon holds if each client is drawn independently of the others"
+HIDDEN = "which nothing bounds and no noise hides"
+STOPS = "no epsilon accounts for the data by which training stops"
+
+
+@pytest.mark.parametrize(("changes", "reason", "remedy"), [
+    ({"objective": "examples"}, "an update would count by how many examples its client has", "clients"),
+    ({"sampling": "uniform"}, DRAWN, "poisson"),
+    ({"sampling": "shuffled"}, DRAWN, "poisson"),
+    ({"aggregation": "median"}, "how far a client moves it has no bound that noise could hide", "mean"),
+    ({"strategy": "scaffold"}, f"clients also send changes of control variates, {HIDDEN}", "fedavg"),
+    ({"strategy": "feddyn"}, f"clients also send the regulariser's linear terms, {HIDDEN}", "fedavg"),
+    ({"strategy": "fednova"}, f"clients also send the norms ‖a_k‖₁, {HIDDEN}", "fedavg"),
+    ({"strategy": "q-fedavg"}, f"clients also send the scalars h_k, {HIDDEN}", "fedavg"),
+    ({"attack": "alie"}, "attackers send on what they see of other clients, beyond the bound of one", "none"),
+    ({"min_updates": 2}, "a round that is skipped tells how many clients were drawn", "1"),
+    ({"evaluate_clients": True}, "clients would report on themselves", "false"),
+    ({"on_bad_update": "stop"}, "training that ends would tell of one client", "refuse"),
+    ({"target_accuracy": 0.9}, STOPS, "null"),
+    ({"patience": 3}, STOPS, "null"),
 ])  # fmt: skip
-def test_what_voids_the_promise_is_refused_by_a_sentence(changes: dict[str, Any], line: str):
+def test_what_voids_the_promise_is_refused_by_a_sentence(changes: dict[str, Any], reason: str, remedy: str):
     good = {**COMMON, **NEEDED["gaussian"]}
     Federated.model_validate(good)
-    assert refused(**{**good, **changes}) == [f"federated.{line}"]
+    [(parameter, value)] = changes.items()
+    shown = "true" if value is True else value
+    assert refused(**{**good, **changes}) == [
+        f"federated.{parameter}: {shown} does not go with privacy gaussian: {reason}; {remedy} would do"
+    ]
+
+
+def test_the_tree_needs_another_sampling():
+    assert refused(**{**COMMON, **NEEDED["gaussian"], "privacy": "tree"}) == [
+        "federated.sampling: poisson does not go with privacy tree: its epsilon holds if no client takes part twice in "
+        "an epoch; shuffled would do"
+    ]
+
+
+@pytest.mark.parametrize("mechanism", NEEDED)
+@pytest.mark.parametrize(("block", "problem"), [
+    ({"noise_multiplier": 1.0}, "it and noise_multiplier are both given; null for one of them would do"),
+    ({"epsilon": None}, "neither it nor noise_multiplier is given; one of them would do"),
+])  # fmt: skip
+def test_either_epsilon_or_the_noise_is_given(mechanism: str, block: dict[str, Any], problem: str):
+    found = refused(**{**COMMON, **NEEDED[mechanism], mechanism: block})
+    assert found == [f"federated.{mechanism}.epsilon: {problem}"]
 
 
 def test_all_that_voids_the_promise_is_told_at_once():
@@ -353,13 +376,32 @@ def pipeline_of(clients: int = 1000, model: str = "logistic", **federated: Any) 
     )
 
 
+TREE: dict[str, Any] = {"privacy": "tree", "sampling": "shuffled"}
+PUBLISHES = (
+    "a mechanism that publishes one of the 1000 clients whole would satisfy it; less than 1 / 1000, or null, would do"
+)
+
+
 @pytest.mark.parametrize(("changes", "line"), [
-    ({"gaussian": {"delta": 0.001}}, "federated.gaussian.delta: 0.001: a mechanism that publishes one of the 1000 clients whole would satisfy it; less than 1 / 1000, or null, would do"),
-    ({"gaussian": {"epsilon": 1e-6, "delta": 1e-9}}, "federated.gaussian.epsilon: 1e-06: it takes noise of more than 1000 times the clip; a larger one, fewer rounds, or more clients would do"),
-    ({"gaussian": multiplied(2.0, quantile=0.5)}, "federated.gaussian.quantile_noise: 0.1: both sums are one release with the noise multiplier 2, so that it must be more than half of that; 2 would do, or more clients_per_round"),
-    ({"model": "reference-bn-cnn"}, "model.name: reference-bn-cnn does not go with federated.privacy gaussian: buffers such as norm1.running_mean would be averaged without noise; a model without them, or federated.strategy: fedbn, which keeps them at home, would do"),
+    ({"gaussian": {"delta": 0.001}}, f"federated.gaussian.delta: 0.001: {PUBLISHES}"),
+    (TREE | {"tree": {"delta": 0.5}}, f"federated.tree.delta: 0.5: {PUBLISHES}"),
+    (
+        {"gaussian": {"epsilon": 1e-6, "delta": 1e-9}},
+        "federated.gaussian.epsilon: 1e-06: it takes noise of more than 1000 times the clip; a larger one, fewer "
+        "rounds, or more clients would do",
+    ),
+    (
+        {"gaussian": multiplied(2.0, quantile=0.5)},
+        "federated.gaussian.quantile_noise: 0.1: both sums are one release with the noise multiplier 2, so that it "
+        "must be more than half of that; 2 would do, or more clients_per_round",
+    ),
+    (
+        {"model": "reference-bn-cnn"},
+        "model.name: reference-bn-cnn does not go with federated.privacy gaussian: buffers such as norm1.running_mean "
+        "would be averaged without noise; a model without them, or federated.strategy: fedbn, which keeps them at "
+        "home, would do",
+    ),
     ({"model": "reference-bn-cnn", "strategy": "fedbn"}, None),
-    ({"privacy": "tree", "sampling": "shuffled", "tree": {"delta": 0.5}}, "federated.tree.delta: 0.5: a mechanism that publishes one of the 1000 clients whole would satisfy it; less than 1 / 1000, or null, would do"),
     ({}, None),
 ])  # fmt: skip
 def test_what_the_promise_cannot_be_kept_for_is_refused_by_the_check(changes: dict[str, Any], line: str | None):
@@ -370,20 +412,16 @@ def test_what_the_promise_cannot_be_kept_for_is_refused_by_the_check(changes: di
 # Trainings
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS if name in ("reference-bn-cnn", "logistic")])
-def test_a_model_with_buffers_is_refused_where_it_was_not_checked(model: str, folder: Path, test: Path):
-    settings = private("gaussian", rounds=1, clients_per_round=5) | {"model": MODELS[model]()}
-    if model == "logistic":
-        assert federate(folder, test, **settings)
-    else:
-        with pytest.raises(ParameterError, match=r"clients also send .*running_mean"):
-            federate(folder, test, **settings)
+def test_a_model_with_buffers_is_refused_where_it_was_not_checked(folder: Path, test: Path):
+    settings = private("gaussian", rounds=1, clients_per_round=5, model=MODELS["reference-bn-cnn"]())
+    with pytest.raises(ParameterError, match=r"clients also send .*running_mean"):
+        federate(folder, test, **settings)
 
 
 def test_normalisation_that_stays_at_home_is_no_release(folder: Path, test: Path):
-    model = MODELS["reference-bn-cnn"]()
-    settings = private("gaussian", multiplied(0.1, clip=0.5), rounds=2, strategy="fedbn", clients_per_round=5)
-    state, _ = federate(folder, test, **settings | {"model": model})[-1]
+    model, noise = MODELS["reference-bn-cnn"](), multiplied(0.1, clip=0.5)
+    settings = private("gaussian", noise, rounds=2, strategy="fedbn", clients_per_round=5, model=model)
+    state, _ = federate(folder, test, **settings)[-1]
     stayed = [name for name, tensor in start_of(model).items() if torch.equal(state.parameters[name], tensor)]
     assert stayed == [name for name in state.parameters if "norm" in name]
 
@@ -462,7 +500,7 @@ def test_reports_name_no_client_and_tell_not_how_many_took_part(mechanism: str, 
 
 def test_the_bytes_of_a_private_round_are_those_of_a_cohort_of_the_usual_size(folder: Path, test: Path):
     """Within the digits of the numbers that tasks and reports hold."""
-    everybody = {"clients_per_round": 5, "rounds": 1}
+    everybody: dict[str, Any] = {"clients_per_round": 5, "rounds": 1}
     [(_, hidden)] = federate(folder, test, **private("gaussian", **everybody))
     public = {**COMMON, **everybody, "sampling": "poisson", "model": Logistic()}
     [(_, told)] = federate(folder, test, **public)

@@ -19,6 +19,8 @@ class Guarantee:
     rounds: int  # planned
     noise_multiplier: float  # of a round as one release
     delta: float
+    clip: float  # the largest norm of a client's update, in the first round
+    noise_on_updates: float  # the standard deviation of what is added to a sum of updates, over the clip
 
     def epsilon_rdp(self, rounds: int) -> float:
         """Return what so many rounds cost by Rényi divergences."""

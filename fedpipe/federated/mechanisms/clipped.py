@@ -134,9 +134,9 @@ class ClippedSum(Mean):
         bits = secret() if self.mechanism.is_secret else reproducible(context.generator(purpose))
         return torch.from_numpy(discrete_gaussian(sigma, count, bits))
 
-    def noise_multiplier(self, context: ServerContext) -> float:
-        """Return that of a round as one release."""
-        return self.mechanism.guarantee(context.clients, self.clients_per_round, self.rounds).noise_multiplier
+    def promised(self, context: ServerContext) -> Guarantee:
+        """Return what clients are promised."""
+        return self.mechanism.guarantee(context.clients, self.clients_per_round, self.rounds)
 
 
 def unit(clip: float) -> float:

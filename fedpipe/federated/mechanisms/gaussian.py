@@ -60,10 +60,9 @@ class Gaussian(ClippedMechanism):
         super().check(clients, clients_per_round, rounds)
         if self.quantile is None:
             return
-        z = self.guarantee(clients, clients_per_round, rounds).noise_multiplier
-        noise = self.noise_on_bits(clients_per_round)
-        # Near a half, little would be left for the updates.
-        if noise <= 0.51 * z or noise_multiplier_of_updates(z, noise) > LARGEST_MULTIPLIER:
+        promised, noise = self.guarantee(clients, clients_per_round, rounds), self.noise_on_bits(clients_per_round)
+        z = promised.noise_multiplier
+        if promised.noise_on_updates > LARGEST_MULTIPLIER:
             raise ParameterError(
                 f"federated.{self.block}.quantile_noise",
                 f"{noise:g}: both sums are one release with the noise multiplier {z:g}, so that it must be more than "
@@ -76,7 +75,13 @@ class Gaussian(ClippedMechanism):
         if z is None:
             assert self.epsilon is not None, "one of both is given"
             z = _calibrated(probability, rounds, self.epsilon, delta)
-        return Guarantee(partial(gaussian_rounds, probability, z), rounds, z, delta)
+        on_updates = z
+        if self.quantile is not None:
+            try:
+                on_updates = noise_multiplier_of_updates(z, self.noise_on_bits(clients_per_round))
+            except ValueError:
+                on_updates = math.inf
+        return Guarantee(partial(gaussian_rounds, probability, z), rounds, z, delta, self.clip, on_updates)
 
     def noise_on_bits(self, clients_per_round: int) -> float:
         """Return the standard deviation of the noise on the sum of bits, σ_b."""
@@ -126,9 +131,7 @@ class GaussianSum(ClippedSum):
         return super().result(total, context)
 
     def noise_on_updates(self, context: ServerContext) -> Tensor:
-        z = self.noise_multiplier(context)
-        if self.quantile is not None:
-            z = noise_multiplier_of_updates(z, self.noise_on_bits)
+        z = self.promised(context).noise_on_updates
         return self.noise(sigma(z, self.clip), context.dimension, "privacy noise", context)
 
     def _next_clip(self, total: ExactSum, context: ServerContext) -> float:

@@ -27,7 +27,7 @@ class Tree(ClippedMechanism):
         if z is None:
             assert self.epsilon is not None, "one of both is given"
             z = _calibrated(per_epoch, rounds, self.epsilon, delta)
-        return Guarantee(partial(tree_rounds, z, per_epoch), rounds, z, delta)
+        return Guarantee(partial(tree_rounds, z, per_epoch), rounds, z, delta, self.clip, z)
 
     def aggregator(self, chosen: object, clients_per_round: int, rounds: int) -> "TreeSum":
         return TreeSum(mechanism=self, clients_per_round=clients_per_round, rounds=rounds, clip=self.clip)
@@ -53,7 +53,7 @@ class TreeSum(ClippedSum):
             context.state.clear()
         level = (t & -t).bit_length() - 1  # of the node that begins
         ended = [context.state.pop(str(lower)) for lower in range(level)]
-        z = self.noise_multiplier(context)
+        z = self.promised(context).noise_on_updates
         node = self.noise(sigma(z, self.clip), context.dimension, "privacy noise of a node", context)
         context.state[str(level)] = node
         return sum((-noise for noise in ended), node)
