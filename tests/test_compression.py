@@ -3,24 +3,42 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
-from fedpipe.federated.compression import COMPRESSIONS
+from fedpipe.engines import Compute
+from fedpipe.federated.aggregation.base import Refused
+from fedpipe.federated.aggregation.mean import Mean
+from fedpipe.federated.compression import COMPRESSIONS, COMPRESSIONS_DOWN
 from fedpipe.federated.compression.base import Compression, WithErrorFeedback
 from fedpipe.federated.compression.codecs import DTYPES, deflate, inflate, packed, unpacked
+from fedpipe.federated.compression.entropy import Zlib
 from fedpipe.federated.compression.floats import BFloat16, Float16
 from fedpipe.federated.compression.qsgd import Qsgd
 from fedpipe.federated.compression.sign import Sign
 from fedpipe.federated.compression.sparse import RandomK, TopK
+from fedpipe.federated.context import ArrivalContext, ClientContext, LocalTraining
+from fedpipe.federated.messages import ClientReport, Update
+from fedpipe.federated.settings import Federated
+from fedpipe.federated.state import ClientStates, ServerState
+from fedpipe.federated.strategies import STRATEGIES
+from fedpipe.federated.transforms.base import Chain
+from fedpipe.models.logistic import Logistic
+from fedpipe.models.parameters import flat
+from fedpipe.models.reference_cnn import ReferenceBatchNormCNN
 from fedpipe.system.randomness import generator
+from tests.federations import MNIST, client_of, federate, first_round, same, start_of, task_of, weights_of
 
 BITS = range(1, 9)
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -315,3 +333,301 @@ def test_bfloat16_is_the_nearest_of_its_numbers(vector: Tensor):
         nearest = min(zip(neighbours, even, strict=False), key=lambda pair: (abs(pair[0] - abs(x)), not pair[1]))[0]
         assert abs(y) == nearest
         assert not y or math.copysign(1, y) == math.copysign(1, x)
+
+
+# On updates
+
+SGD = LocalTraining(epochs=2, batch_size=32, optimizer="sgd", lr=0.05)
+REPORT = ClientReport(1, 2, 10, 1, 0.0, None, None, 0, None, None)
+
+
+def sent_by(chain: Chain, delta: Tensor, round: int, states: dict[str, Any]) -> Update:
+    """What a client sends that remembers its last round in `states`."""
+    context = ClientContext(round, 2, 1.0, SGD, torch.zeros(len(delta)), {}, start_loss=lambda: 1.0, seed=7)
+    update, new = chain.on_client(Update(2, 1.0, REPORT, delta), context, states)
+    states.update(new)
+    return update
+
+
+def arrived(chain: Chain, update: Update, round: int, d: int) -> Update:
+    return chain.on_arrival(update, ArrivalContext(round, 2, 7, d))
+
+
+whole = st.integers(1, 12).flatmap(
+    lambda d: st.lists(st.lists(st.integers(-1000, 1000), min_size=d, max_size=d), min_size=1, max_size=6)
+)
+
+
+@pytest.mark.parametrize("kind", [TopK, RandomK, Sign])
+@settings(max_examples=30)
+@given(updates=whole)
+def test_error_feedback_loses_nothing_over_time(kind: type[WithErrorFeedback], updates: list[list[int]]):
+    """What has arrived and what the client remembers are all updates: exactly, where whole numbers are sent."""
+    compression = kind() if kind is Sign else kind.model_validate({"fraction": 0.3})
+    chain, states, d = Chain({"compression": compression}), {}, len(updates[0])
+    total = torch.zeros(d)
+    for round, delta in enumerate(updates, start=1):
+        total += arrived(chain, sent_by(chain, torch.tensor(delta).float(), round, states), round, d).delta
+    together = total + states["compression"]["error"]
+    expected = torch.tensor(updates).sum(0).float()
+    if kind is Sign:
+        torch.testing.assert_close(together, expected, rtol=0, atol=0.01)
+    else:
+        assert torch.equal(together, expected)
+
+
+@pytest.mark.parametrize("compression", [TopK(error_feedback=False), Sign(error_feedback=False), Qsgd(), Float16()])
+def test_without_error_feedback_clients_remember_nothing(compression: Compression):
+    states: dict[str, Any] = {}
+    sent_by(Chain({"compression": compression}), some_vector(50), 1, states)
+    assert not compression.has_client_state
+    assert states == {"compression": {}}
+
+
+@given(compression=compressions, vector=moderate)
+def test_zlib_is_undone_before_the_compression(compression: Compression, vector: Tensor):
+    plain, short = Chain({"compression": compression}), Chain({"compression": compression, "coding": Zlib()})
+    one, other = (arrived(chain, sent_by(chain, vector, 3, {}), 3, len(vector)) for chain in (plain, short))
+    assert torch.equal(one.delta, other.delta)
+    assert one.encoded == other.encoded == {}
+
+
+def test_zlib_without_a_compression_sends_the_same_update_in_fewer_bytes():
+    chain, vector = Chain({"compression": Compression(), "coding": Zlib()}), torch.linspace(-1e-3, 1e-3, 5000)
+    update = sent_by(chain, vector, 1, {})
+    assert torch.equal(arrived(chain, update, 1, 5000).delta, vector)
+    assert len(update) < 0.9 * len(Update(2, 1.0, REPORT, vector))
+
+
+@pytest.mark.parametrize(
+    ("compression", "broken"),
+    [
+        (TopK(fraction=0.5), {"indices": torch.tensor([0, 4], dtype=torch.int32), "values": torch.ones(2)}),
+        (TopK(fraction=0.5), {"indices": torch.tensor([-1, 2], dtype=torch.int32), "values": torch.ones(2)}),
+        (TopK(fraction=0.5), {"indices": torch.tensor([2, 2], dtype=torch.int32), "values": torch.ones(2)}),
+        (TopK(fraction=0.5), {"indices": torch.tensor([1, 2], dtype=torch.int32), "values": torch.ones(3)}),
+        (TopK(fraction=0.5), {}),
+        (RandomK(fraction=0.5), {"values": torch.ones(3)}),
+        (Qsgd(), {"codes": torch.zeros(3, dtype=torch.uint8), "norms": torch.ones(1)}),
+        (Qsgd(), {"codes": torch.zeros(2, dtype=torch.uint8), "norms": torch.ones(2)}),
+        (Sign(), {"signs": torch.zeros(2, dtype=torch.uint8), "scale": torch.ones(1)}),
+        (Float16(), {"float16": torch.ones(3).half()}),
+        (Zlib(), {"vector": torch.zeros(9, dtype=torch.uint8)}),
+        (Zlib(), {"model": torch.zeros(9, dtype=torch.uint8)}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_decoded_is_refused(compression: Any, broken: dict[str, Tensor]):
+    update = Update(2, 1.0, REPORT, torch.zeros(0), encoded=broken)
+    with pytest.raises(Refused, match=r"^it cannot be decoded: "):
+        arrived(Chain({"compression": compression}), update, 1, 4)
+
+
+@given(compression=compressions, vector=moderate, coded=st.booleans())
+def test_an_update_that_is_not_finite_is_still_refused(compression: Compression, vector: Tensor, coded: bool):
+    vector[-1] = float("nan")
+    chain = Chain({"compression": compression, **({"coding": Zlib()} if coded else {})})
+    received = arrived(chain, sent_by(chain, vector, 1, {}), 1, len(vector))
+    with pytest.raises(Refused, match="its delta is not finite"):
+        Mean().contribution(received)
+
+
+# In federations
+
+BLOCKS: dict[str, dict[str, Any]] = {"top-k": {"fraction": 0.05}, "random-k": {"fraction": 0.05}, "qsgd": {"bits": 3}}
+DOWN = {"top-k": "qsgd", "random-k": "bfloat16", "sign": "float16"}  # with which compression it is tried
+NAMES = [name for name in COMPRESSIONS if name != "none"]
+
+
+def setting(name: str, **more: Any) -> dict[str, Any]:
+    """A federation with this compression, and one of the model that differs from one to the other."""
+    down = {"compression_down": DOWN.get(name, "none")}
+    return {"model": Logistic(), "local": SGD, "rounds": 3, "compression": name, **BLOCKS, **down, **more}
+
+
+@pytest.fixture(scope="module")
+def usual(folder: Path, test: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """The last state and round with each compression, in threads."""
+    return cache(lambda name: federate(folder, test, states=tmp_path_factory.mktemp(name), **setting(name))[-1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("engine", "workers"), [("threads", 1), ("processes", 2), ("ray", 2)])
+def test_compressions_are_the_same_on_every_engine(
+    name: str, engine: Any, workers: int, usual: Callable[[str], Any], folder: Path, test: Path, tmp_path: Path
+):
+    compute = Compute(engine=engine, workers=workers, device="cpu")
+    found = federate(folder, test, states=tmp_path / "a", compute=compute, **setting(name))[-1]
+    expected = usual(name)
+    assert same(found[0].parameters, expected[0].parameters)
+    assert found[1].row() == expected[1].row()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_with_a_compression_goes_on_exactly(
+    name: str, usual: Callable[[str], Any], folder: Path, test: Path, tmp_path: Path
+):
+    expected = usual(name)
+    part = federate(folder, test, states=tmp_path / "part", stop=1, **setting(name))
+    found = federate(folder, test, states=tmp_path / "part", state=part[-1][0], **setting(name))[-1]
+    assert same(found[0].parameters, expected[0].parameters)
+    assert found[1].row() == expected[1].row()
+
+
+@pytest.mark.parametrize("name", ["none", *NAMES])
+def test_entropy_coding_changes_the_bytes_and_no_bit_of_the_model(name: str, folder: Path, test: Path, tmp_path: Path):
+    plain, coded = (
+        federate(folder, test, states=tmp_path / coding, **setting(name, entropy_coding=coding, rounds=2))[-1]
+        for coding in ("none", "zlib")
+    )
+    assert same(plain[0].parameters, coded[0].parameters)
+    sides = {"bytes_down": None, "bytes_up": None}
+    assert plain[1].row() | sides == coded[1].row() | sides
+    assert coded[1].bytes_down != plain[1].bytes_down
+    assert coded[1].bytes_up != plain[1].bytes_up
+
+
+@pytest.mark.parametrize(
+    ("name", "theory"),
+    [
+        ("none", 4 * 7850), ("top-k", 8 * 393), ("random-k", 4 * 393), ("qsgd", 3 * 7850 / 8 + 4 * 16),
+        ("sign", 7850 / 8 + 4), ("float16", 2 * 7850), ("bfloat16", 2 * 7850),
+    ],
+)  # fmt: skip
+def test_bytes_are_those_of_what_is_really_sent(name: str, theory: float, folder: Path, test: Path, tmp_path: Path):
+    """The tensors, and less than 1.5 kB around them."""
+    _, round = federate(folder, test, states=tmp_path, **setting(name, rounds=1, compression_down="none"))[-1]
+    assert theory < round.bytes_up / 3 < theory + 1500
+    assert 4 * 7850 < round.bytes_down / 3 < 4 * 7850 + 1500
+    if name in COMPRESSIONS_DOWN:
+        more = {"compression": "none", "compression_down": name, "qsgd": {"bits_down": 3}, "rounds": 1}
+        _, round = federate(folder, test, states=tmp_path, **setting("none", **more))[-1]
+        assert theory < round.bytes_down / 3 < theory + 1500
+        assert 4 * 7850 < round.bytes_up / 3 < 4 * 7850 + 1500
+
+
+def vector_after(state: ServerState) -> np.ndarray:
+    return flat(state.parameters.values()).double().numpy()
+
+
+@pytest.mark.parametrize("name", ["top-k", "sign"])
+def test_error_feedback_does_what_its_algorithm_says(name: str, folder: Path, test: Path, tmp_path: Path):
+    """Transcribed in NumPy, on what clients of the same federation without compression would send."""
+
+    def compressed(wanted: np.ndarray) -> np.ndarray:
+        if name == "sign":
+            return np.abs(wanted).mean() * np.where(wanted >= 0, 1, -1)
+        least = np.sort(np.abs(wanted))[-393]
+        return np.where(np.abs(wanted) >= least, wanted, 0)
+
+    rounds = federate(folder, test, states=tmp_path / "a", **setting(name, compression_down="none"))
+    plain = client_of(
+        folder, tmp_path / "b", seed=11, architecture=Logistic().on(MNIST), local=SGD, clients_per_round=3
+    )
+    torch.set_num_threads(1)
+    errors: dict[int, np.ndarray] = {}
+    parameters = start_of(Logistic())
+    for state, round in rounds:
+        sent = []
+        for report in round.clients:
+            broadcast = replace(first_round(parameters), round=round.number)
+            wanted = plain.update(broadcast, task_of(report.client)).delta.double().numpy()
+            wanted += errors.get(report.client, 0)
+            sent.append(compressed(wanted))
+            errors[report.client] = wanted - sent[-1]
+            assert report.update_norm == pytest.approx(np.linalg.norm(sent[-1]), rel=1e-4)
+        moved = vector_after(state) - flat(parameters.values()).double().numpy()
+        mean = np.average(sent, axis=0, weights=weights_of([report.client for report in round.clients]))
+        np.testing.assert_allclose(moved, mean, atol=1e-6)
+        parameters = state.parameters
+    for client, number in rounds[-1][0].last_rounds.items():
+        found = ClientStates(tmp_path / "a").read(client, number)["compression"]["error"]
+        np.testing.assert_allclose(found, errors[client], atol=1e-6)
+
+
+@pytest.mark.parametrize("down", [name for name in COMPRESSIONS_DOWN if name != "none"])
+def test_clients_train_from_what_they_receive_and_the_server_adds_to_what_it_has(
+    down: str, folder: Path, test: Path, tmp_path: Path
+):
+    more: dict[str, Any] = {"compression_down": down, "rounds": 2, "qsgd": {"bits_down": 6}}
+    (first, _), (second, round) = federate(folder, test, states=tmp_path, **setting("none", **more))
+    client = client_of(folder, tmp_path, seed=11, architecture=Logistic().on(MNIST), local=SGD, clients_per_round=3)
+    server = flat(first.parameters.values())
+    if down == "qsgd":
+        draws = generator(11, "compression down", round=2)
+        there = there_and_back_with(Qsgd(bits=6), server, draws)
+    else:
+        there = server.to(getattr(torch, down)).float()
+    assert not torch.equal(there, server)
+    pieces = there.split([tensor.numel() for tensor in first.parameters.values()])
+    received = {
+        name: piece.view_as(tensor) for (name, tensor), piece in zip(first.parameters.items(), pieces, strict=True)
+    }
+    torch.set_num_threads(1)
+    clients = [report.client for report in round.clients]
+    deltas = [client.update(replace(first_round(received), round=2), task_of(k)).delta.numpy() for k in clients]
+    expected = server.double().numpy() + np.average(deltas, axis=0, weights=weights_of(clients))
+    np.testing.assert_allclose(vector_after(second), expected, atol=1e-7)
+
+
+def there_and_back_with(compression: Compression, vector: Tensor, draws: np.random.Generator) -> Tensor:
+    return compression.decode(compression.encode(vector, draws), len(vector), draws)
+
+
+def test_of_the_model_only_what_clients_train_and_send_is_encoded(tmp_path: Path):
+    """With fedbn: no statistics of batch normalisation, and no parameters of it, which stay at home."""
+    architecture = ReferenceBatchNormCNN().on(MNIST)
+    client = client_of(tmp_path, tmp_path, architecture=architecture, strategy="fedbn", compression_down="float16")
+    broadcast = first_round(start_of(architecture))
+    sent = client.sent(broadcast)
+    assert all("norm" in name for name in sent.parameters)
+    assert len(sent.encoded["float16"]) == client.layout.dimension == 28_938
+    received = client.received(type(sent).decode(sent.encode()))
+    assert received.parameters.keys() == broadcast.parameters.keys()
+    for name, tensor in broadcast.parameters.items():
+        expected = tensor if "norm" in name else tensor.half().float()
+        assert torch.equal(received.parameters[name], expected)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_compression_goes_with_every_strategy_or_is_refused_by_a_sentence(
+    strategy: str, folder: Path, test: Path, tmp_path: Path
+):
+    model = ReferenceBatchNormCNN() if strategy == "fedbn" else Logistic()
+    if STRATEGIES[strategy].transforms_break:
+        with pytest.raises(ValidationError, match=f"compression: top-k does not go with strategy {strategy}: "):
+            Federated(strategy=strategy, compression="top-k")
+        return
+    rounds = federate(
+        folder,
+        test,
+        states=tmp_path,
+        strategy=strategy,
+        **setting("top-k", model=model, rounds=2, entropy_coding="zlib"),
+    )
+    assert len(rounds[-1][1].clients) == 3
+    assert np.isfinite(vector_after(rounds[-1][0])).all()
+
+
+def test_an_update_that_was_lost_leaves_the_error_as_it_was(folder: Path, tmp_path: Path):
+    """The next task says which round counted last: the client goes on from the error of that one."""
+    client = client_of(
+        folder, tmp_path, seed=3, architecture=Logistic().on(MNIST), local=SGD, compression="top-k", **BLOCKS
+    )
+    start = first_round(start_of(Logistic()))
+    first = client.update(start, task_of(2))
+    lost = client.update(replace(start, round=2), task_of(2, last_round=1))
+    again = client.update(replace(start, round=3), task_of(2, last_round=1))
+    other = client_of(
+        folder, tmp_path / "other", seed=3, architecture=Logistic().on(MNIST), local=SGD, compression="top-k", **BLOCKS
+    )
+    other.update(start, task_of(2))
+    expected = other.update(replace(start, round=3), task_of(2, last_round=1))
+    assert torch.equal(again.encoded["values"], expected.encoded["values"])
+    assert not torch.equal(again.encoded["values"], first.encoded["values"])
+    assert not torch.equal(again.encoded["values"], lost.encoded["values"])
+
+
+@pytest.mark.parametrize("value", ["topk", "top-k+sign", ""])
+def test_what_is_no_compression_is_refused(value: str):
+    with pytest.raises(ValidationError, match="'none', 'top-k', 'random-k', 'qsgd', 'sign', 'float16' or 'bfloat16'"):
+        Federated(compression=value)

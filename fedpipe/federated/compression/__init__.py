@@ -1,9 +1,10 @@
-"""How updates are made smaller before they are sent, and the model before it is.
+"""How updates, and the model, are made smaller before they are sent.
 
-To add one: a file with a `Compression`, and its name in COMPRESSIONS.
+To add one: a file with a `Compression`, and its name in COMPRESSIONS; for the model, in COMPRESSIONS_DOWN too.
 """
 
 from fedpipe.federated.compression.base import Compression
+from fedpipe.federated.compression.entropy import EntropyCoding, Zlib
 from fedpipe.federated.compression.floats import BFloat16, Float16
 from fedpipe.federated.compression.qsgd import Qsgd
 from fedpipe.federated.compression.sign import Sign
@@ -17,4 +18,16 @@ COMPRESSIONS: dict[str, type[Compression]] = {
     "sign": Sign,
     "float16": Float16,
     "bfloat16": BFloat16,
+}
+
+COMPRESSIONS_DOWN: dict[str, type[Compression]] = {
+    "none": Compression,
+    "float16": Float16,
+    "bfloat16": BFloat16,
+    "qsgd": Qsgd,
+}
+
+ENTROPY_CODINGS: dict[str, type[EntropyCoding]] = {
+    "none": EntropyCoding,
+    "zlib": Zlib,
 }

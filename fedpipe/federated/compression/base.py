@@ -1,12 +1,14 @@
 """What every compression is."""
 
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedpipe.federated.aggregation.base import Refused
 from fedpipe.federated.context import ArrivalContext, ClientContext
 from fedpipe.federated.messages import State, Update
 from fedpipe.federated.transforms.base import Transform
@@ -21,6 +23,11 @@ class Compression(Transform):
     the receiver makes of these (`decode`). Of an update it encodes the delta; buffers, sums and scalars are sent as
     they are.
     """
+
+    @property
+    def has_client_state(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether clients remember anything from round to round."""
+        return False
 
     def encode(self, vector: Tensor, generator: np.random.Generator) -> State:
         """Return the tensors that are sent in place of a (d,) float32 vector."""
@@ -40,12 +47,21 @@ class Compression(Transform):
         """
         return tensors["vector"]
 
+    def down(self) -> Self:
+        """Return what the server encodes its model with, if `federated.compression_down` names this."""
+        return self
+
     def on_client(self, update: Update, context: ClientContext) -> Update:
         tensors = self.encode(update.delta, context.generator(PURPOSE))
         return replace(update, delta=torch.zeros(0), encoded=tensors)
 
     def on_arrival(self, update: Update, context: ArrivalContext) -> Update:
-        delta = self.decode(update.encoded, context.dimension, context.generator(PURPOSE))
+        try:
+            delta = self.decode(update.encoded, context.dimension, context.generator(PURPOSE))
+            if len(delta) != context.dimension:
+                raise ValueError(f"it has {len(delta)} numbers and not {context.dimension}")
+        except (KeyError, ValueError) as error:
+            raise Refused(f"it cannot be decoded: {error}") from error
         return replace(update, delta=delta, encoded={})
 
 
@@ -62,8 +78,7 @@ class WithErrorFeedback(Compression):
     )
 
     @property
-    def has_client_state(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether clients remember anything from round to round."""
+    def has_client_state(self) -> bool:
         return self.error_feedback
 
     def on_client(self, update: Update, context: ClientContext) -> Update:

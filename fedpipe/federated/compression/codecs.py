@@ -148,7 +148,7 @@ def decode_qsgd(tensors: State, d: int, bits: int, bucket: int) -> Tensor:
     steps = _steps(bits)
     levels = (np.arange(2**bits, dtype=np.float32) * 2 - steps) / steps  # -1 to 1, by code
     with np.errstate(invalid="ignore"):  # a norm may be infinite
-        return torch.from_numpy(levels[codes] * np.repeat(norms, bucket)[:d])
+        return torch.from_numpy(levels[codes] * np.repeat(norms, min(bucket, d))[:d])
 
 
 def encode_sign(vector: Tensor) -> State:

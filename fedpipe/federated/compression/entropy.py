@@ -2,22 +2,43 @@
 
 from dataclasses import replace
 
-import torch
-
+from fedpipe.federated.aggregation.base import Refused
 from fedpipe.federated.compression.codecs import deflate, inflate
 from fedpipe.federated.context import ArrivalContext, ClientContext
-from fedpipe.federated.messages import Update
+from fedpipe.federated.messages import State, Update
 from fedpipe.federated.transforms.base import Transform
 
 
-class Zlib(Transform):
-    """Deflate what a compression has made of an update, or the update itself. RFC 1950 and 1951."""
+class EntropyCoding(Transform):
+    """Send a compression's tensors as they are. Entropy codings differ from that."""
+
+    def shorter(self, tensors: State) -> State:
+        """Return the tensors that are sent in place of a compression's."""
+        return tensors
+
+    def restored(self, tensors: State) -> State:
+        """Undo `shorter`.
+
+        Raises:
+            ValueError: nothing becomes such tensors.
+        """
+        return tensors
 
     def on_client(self, update: Update, context: ClientContext) -> Update:
-        return replace(update, delta=torch.zeros(0), encoded=deflate(update.encoded or {"vector": update.delta}))
+        return replace(update, encoded=self.shorter(update.encoded))
 
     def on_arrival(self, update: Update, context: ArrivalContext) -> Update:
-        tensors = inflate(update.encoded)
-        if tensors.keys() == {"vector"}:
-            return replace(update, delta=tensors["vector"], encoded={})
-        return replace(update, encoded=tensors)
+        try:
+            return replace(update, encoded=self.restored(update.encoded))
+        except ValueError as error:
+            raise Refused(f"it cannot be decoded: {error}") from error
+
+
+class Zlib(EntropyCoding):
+    """The entropy coding zlib deflates what a compression makes of a vector, or the vector. RFC 1950 and 1951."""
+
+    def shorter(self, tensors: State) -> State:
+        return deflate(tensors)
+
+    def restored(self, tensors: State) -> State:
+        return inflate(tensors)

@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from fedpipe.federated.compression import codecs
-from fedpipe.federated.compression.base import WithErrorFeedback
+from fedpipe.federated.compression.base import Compression, WithErrorFeedback
 from fedpipe.federated.messages import State
 
 
-class Sparse(WithErrorFeedback):
+class Sparse(Compression):
     """A compression that sends a fraction of the numbers."""
 
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -25,7 +25,7 @@ class Sparse(WithErrorFeedback):
         return math.ceil(Fraction(str(self.fraction)) * d)  # 0.07 * 100 exceeds 7 in floating point
 
 
-class TopK(Sparse):
+class TopK(WithErrorFeedback, Sparse):
     """The compression top-k sends those numbers of an update that are largest in absolute value, and their places.
 
     Of equal ones those that come first are sent. Each takes 8 bytes. Aji and Heafield 2017, arXiv:1704.05021; with
@@ -39,7 +39,7 @@ class TopK(Sparse):
         return codecs.decode_top_k(tensors, d)
 
 
-class RandomK(Sparse):
+class RandomK(WithErrorFeedback, Sparse):
     """The compression random-k sends numbers of an update from places that chance decides, in each round anew.
 
     Server and client draw the places from the same seed, so that the numbers alone are sent: 4 bytes each. Without
