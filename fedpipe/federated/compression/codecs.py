@@ -15,10 +15,12 @@ from fedpipe.federated.messages import State
 
 Norm = Literal["max", "l2"]
 
-DTYPES = {  # of encoders' tensors, by their names; all are one-dimensional
-    "vector": torch.float32, "indices": torch.int32, "values": torch.float32, "codes": torch.uint8,
-    "norms": torch.float32, "signs": torch.uint8, "scale": torch.float32, "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+        torch.uint8,
+    )
 }  # fmt: skip
 
 
@@ -182,24 +184,42 @@ def encode_float(vector: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def deflate(tensors: State) -> State:
-    """Shrink encoders' tensors without loss: each becomes a stream of zlib, (bytes,) uint8.
+    """Shrink one-dimensional tensors without loss: each becomes a stream of zlib, (bytes,) uint8.
 
     Of ascending indices the differences are taken, which are small. The first bytes of a tensor's numbers come first,
     then the second ones and so on: in the vectors of a network, exponents resemble each other and digits do not.
 
-    Args:
-        tensors: of the names and types in DTYPES.
+    Returns:
+        Streams, under names such as ``values.float32``.
     """
-    return {name: torch.frombuffer(_deflated(name, tensor), dtype=torch.uint8) for name, tensor in tensors.items()}
+    streams = {}
+    for name, tensor in tensors.items():
+        numbers = torch.diff(tensor, prepend=tensor.new_zeros(1)) if name == "indices" else tensor
+        planes = numbers.view(torch.uint8).reshape(-1, numbers.element_size()).T
+        stream = bytearray(zlib.compress(planes.numpy().tobytes()))
+        streams[f"{name}.{str(tensor.dtype).removeprefix('torch.')}"] = torch.frombuffer(stream, dtype=torch.uint8)
+    return streams
 
 
-def inflate(tensors: State) -> State:
+def inflate(streams: State) -> State:
     """Undo `deflate`.
 
     Raises:
-        ValueError: a tensor is no stream of zlib, or not of such numbers.
+        ValueError: a tensor is no stream of zlib, or not of such numbers as its name says.
     """
-    return {name: _inflated(name, tensor) for name, tensor in tensors.items()}
+    tensors = {}
+    for key, stream in streams.items():
+        name, _, kind = key.rpartition(".")
+        if kind not in DTYPES:
+            raise ValueError(f"{key} names no type of numbers")
+        try:
+            data = zlib.decompress(stream.numpy().tobytes())
+        except zlib.error as error:
+            raise ValueError(f"its {name} cannot be inflated: {error}") from None
+        planes = np.frombuffer(data, dtype=np.uint8).reshape(DTYPES[kind].itemsize, -1)
+        numbers = torch.from_numpy(planes.T.copy()).reshape(-1).view(DTYPES[kind])
+        tensors[name] = numbers.cumsum(0, dtype=numbers.dtype) if name == "indices" else numbers
+    return tensors
 
 
 def packed(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -227,24 +247,6 @@ def unpacked(data: np.ndarray, bits: int, n: int) -> np.ndarray:
     words = groups.view("<u8")
     shifts = np.arange(8, dtype=np.uint64) * np.uint64(bits)
     return ((words >> shifts) & np.uint64(2**bits - 1)).astype(np.uint8).reshape(-1)[:n]
-
-
-def _deflated(name: str, tensor: Tensor) -> bytearray:
-    numbers = torch.diff(tensor, prepend=tensor.new_zeros(1)) if name == "indices" else tensor
-    planes = numbers.view(torch.uint8).reshape(-1, numbers.element_size()).T
-    return bytearray(zlib.compress(planes.numpy().tobytes()))
-
-
-def _inflated(name: str, stream: Tensor) -> Tensor:
-    if name not in DTYPES:
-        raise ValueError(f"{name} is no tensor of an encoder")
-    try:
-        data = zlib.decompress(stream.numpy().tobytes())
-    except zlib.error as error:
-        raise ValueError(f"its {name} cannot be inflated: {error}") from None
-    planes = np.frombuffer(data, dtype=np.uint8).reshape(DTYPES[name].itemsize, -1)
-    numbers = torch.from_numpy(planes.T.copy()).reshape(-1).view(DTYPES[name])
-    return numbers.cumsum(0, dtype=numbers.dtype) if name == "indices" else numbers
 
 
 def _scattered(values: Tensor, indices: np.ndarray, d: int) -> Tensor:
