@@ -16,6 +16,8 @@ from fedpipe.federated.compression.entropy import EntropyCoding
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.mechanisms import MECHANISMS
 from fedpipe.federated.mechanisms.base import Mechanism
+from fedpipe.federated.mixing import MIXINGS
+from fedpipe.federated.mixing.base import Mixed, Mixing
 from fedpipe.federated.sampling import Sampling
 from fedpipe.federated.secure import PROTOCOLS
 from fedpipe.federated.secure.base import SecureAggregation
@@ -24,6 +26,8 @@ from fedpipe.federated.strategies import STRATEGIES
 from fedpipe.federated.strategies.base import Strategy
 from fedpipe.federated.transforms import TRANSFORMS
 from fedpipe.federated.transforms.base import Chain, Transform
+
+LARGEST_COHORT = 10_000  # that is proposed
 
 
 def _transforms(value: str) -> str:
@@ -49,6 +53,7 @@ def transform_names(value: str) -> list[str]:
 @choice("compression_down", COMPRESSIONS_DOWN, Compression)
 @choice("compression", COMPRESSIONS, Compression)
 @with_blocks(TRANSFORMS)
+@choice("mixing", MIXINGS, Mixing)
 @choice("aggregation", AGGREGATORS, Aggregator)
 @choice("strategy", STRATEGIES, Strategy)
 class Federated(Sampling):
@@ -63,7 +68,14 @@ class Federated(Sampling):
         "weight_decay and clip_norm of `local` count.",
     )
     aggregation: str = Field(
-        default="mean", description="How the updates of a round become one; mean is their weighted mean."
+        default="mean",
+        description="How the updates of a round become one; docs/robustness.md describes each. mean and norm-bounding "
+        "weigh the updates by `objective`; all others count each the same.",
+    )
+    mixing: str = Field(
+        default="none",
+        description="How updates are made more alike before the aggregation, if that is one that sees every update: "
+        "neither mean nor norm-bounding.",
     )
     transforms: Annotated[str, AfterValidator(_transforms), *or_own(Transform, several=True)] = Field(
         default="none",
@@ -143,7 +155,30 @@ class Federated(Sampling):
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
         if broken and self.compression != "none":
             raise ValueError(f"compression: {self.compression} does not go with strategy {self.strategy}: {broken}")
+        self._check_aggregation()
         return self
+
+    def _check_aggregation(self) -> None:
+        chosen = self.chosen("aggregation", Aggregator)
+        besides = self.algorithm.sends_besides
+        if self.mixing != "none" and not chosen.collects:
+            raise ValueError(
+                f"mixing: {self.mixing} needs each update by itself, and aggregation {self.aggregation} sees the sum "
+                "alone; aggregation median would do"
+            )
+        if chosen.robust and besides:
+            raise ValueError(
+                f"aggregation: {self.aggregation} does not go with strategy {self.strategy}, whose clients also send "
+                f"{besides}, where hostile ones could send anything; strategy fedavg, or aggregation mean, would do"
+            )
+        aggregator, cohort = self.aggregator, self.clients_per_round
+        if not aggregator.enough(cohort):
+            enough = next((f"{n} or " for n in range(cohort, LARGEST_COHORT) if aggregator.enough(n)), "")
+            name = self.mixing if chosen.enough(cohort) else self.aggregation
+            raise ValueError(
+                f"clients_per_round: {cohort} is too few for {name} to bear so large a fraction of hostile updates; "
+                f"{enough}a smaller {name}.hostile would do"
+            )
 
     def chosen_names(self) -> set[str]:
         names = transform_names(self.transforms) if isinstance(self.transforms, str) else []
@@ -155,9 +190,16 @@ class Federated(Sampling):
 
     @property
     def aggregator(self) -> Aggregator:
-        """The aggregator, as the privacy mechanism has it."""
+        """The aggregator, of mixed updates if they are mixed, as the privacy mechanism has it."""
         chosen = self.chosen("aggregation", Aggregator)
+        if self.mixing != "none":
+            chosen = Mixed(aggregator=chosen, mixing=self.mixer)
         return self.mechanism.aggregator(chosen, self.clients_per_round, self.rounds)
+
+    @property
+    def mixer(self) -> Mixing:
+        """How updates are mixed."""
+        return self.chosen("mixing", Mixing)
 
     @property
     def mechanism(self) -> Mechanism:
@@ -211,8 +253,9 @@ class Federated(Sampling):
     @property
     def pieces(self) -> list[Section]:
         """All objects that the round is made of."""
-        chosen = self.algorithm, self.aggregator, self.mechanism, self.protocol, self.hostility
-        return [*chosen, self.down_link.compression, self.down_link.coding, *self.chain.transforms.values()]
+        chosen = self.algorithm, self.aggregator, self.mixer, self.mechanism, self.protocol, self.hostility
+        link = self.down_link.compression, self.down_link.coding
+        return [self.chosen("aggregation", Aggregator), *chosen, *link, *self.chain.transforms.values()]
 
     @property
     def has_client_state(self) -> bool:
