@@ -646,3 +646,18 @@ def test_each_compression_stands_in_the_table_of_the_page():
     for name, kind in COMPRESSIONS.items():
         [row] = re.findall(rf"^\| `{name}` \| [^|]+ \| [^|]+ \| [^|]+ \|(.*)\|$", page, re.MULTILINE)
         assert re.findall(r"`(\w+)`", row) == [field for field in kind.model_fields if field != "bits_down"]
+
+
+def test_compression_goes_with_robust_aggregations_and_attackers(folder: Path, test: Path, tmp_path: Path):
+    """Colluding attackers see what arrives, decoded, and so do aggregations that need each update by itself."""
+    more: dict[str, Any] = {"aggregation": "median", "attack": "alie", "attackers": 0.4, "clients_per_round": 5}
+    results = [
+        federate(
+            folder, test, states=tmp_path / engine, compute=Compute(engine=engine, workers=2, device="cpu"),
+            **setting("top-k", **more),
+        )[-1]
+        for engine in ("threads", "processes")
+    ]  # fmt: skip
+    assert same(results[0][0].parameters, results[1][0].parameters)
+    assert results[0][1].row() == results[1][1].row()
+    assert len(results[0][1].clients) == 5
