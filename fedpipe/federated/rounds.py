@@ -233,8 +233,7 @@ def run_rounds(
         )
     settings.mechanism.check(len(sizes), settings.clients_per_round, settings.rounds)
     client_weights = settings.client_weights(sizes)
-    names = client.layout.shared
-    dimension = sum(client.layout.lengths[name] for name in names)
+    names, dimension = [*client.layout.shared], client.layout.dimension
 
     while not settings.is_over(state):
         number, begun = state.round + 1, time.monotonic()
@@ -243,7 +242,7 @@ def run_rounds(
         extra = strategy.broadcast(state.strategy, dimension)
         keep = torch.tensor(oldest() if oldest else state.round)
         told = settings.aggregator.broadcast(state.aggregation)
-        broadcast = Broadcast(number, state.parameters, extra, told, keep)
+        broadcast = client.sent(Broadcast(number, state.parameters, extra, told, keep))
         aggregator = client.aggregator(broadcast)
         tasks = _tasks(cohort, client_weights, state.last_rounds)
         expected = [tasks[member.client] for member in cohort.members]
