@@ -1,5 +1,6 @@
 """The parameters of federated training: block `federated` of params.yaml."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
@@ -7,13 +8,16 @@ from pydantic import AfterValidator, Field, model_validator
 from fedpipe.config.section import OnDivergence, PositiveInt, Section, choice, or_own, own_names, with_blocks
 from fedpipe.federated.aggregation import AGGREGATORS
 from fedpipe.federated.aggregation.base import Aggregator
+from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.attacks import ATTACKS
 from fedpipe.federated.attacks.base import Attack, attackers
-from fedpipe.federated.compression import COMPRESSIONS
+from fedpipe.federated.compression import COMPRESSIONS, COMPRESSIONS_DOWN, ENTROPY_CODINGS
 from fedpipe.federated.compression.base import Compression
+from fedpipe.federated.compression.down import DownLink
+from fedpipe.federated.compression.entropy import EntropyCoding
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.mechanisms import MECHANISMS
-from fedpipe.federated.mechanisms.base import Mechanism
+from fedpipe.federated.mechanisms.base import Guarantee, Mechanism
 from fedpipe.federated.mixing import MIXINGS
 from fedpipe.federated.mixing.base import Mixed, Mixing
 from fedpipe.federated.sampling import Sampling
@@ -47,6 +51,8 @@ def transform_names(value: str) -> list[str]:
 @choice("attack", ATTACKS, Attack)
 @choice("secure_aggregation", PROTOCOLS, SecureAggregation)
 @choice("privacy", MECHANISMS, Mechanism)
+@choice("entropy_coding", ENTROPY_CODINGS, EntropyCoding)
+@choice("compression_down", COMPRESSIONS_DOWN, Compression)
 @choice("compression", COMPRESSIONS, Compression)
 @with_blocks(TRANSFORMS)
 @choice("mixing", MIXINGS, Mixing)
@@ -78,7 +84,20 @@ class Federated(Sampling):
         description="What happens to updates between training and the aggregation: none, or transforms joined with +, "
         f"in the order in which a client applies them. Transforms: {', '.join(TRANSFORMS)}.",
     )
-    compression: str = Field(default="none", description="How clients encode their updates, to send fewer bytes.")
+    compression: str = Field(
+        default="none",
+        description="How clients encode their updates, to send fewer bytes; docs/communication.md describes each. What "
+        "strategies send besides, and buffers, are sent as they are.",
+    )
+    compression_down: str = Field(
+        default="none",
+        description="Likewise, how the server encodes its model for the clients. They train from what they receive.",
+    )
+    entropy_coding: str = Field(
+        default="none",
+        description="With zlib, what is encoded is deflated too, in both directions, and so is what no compression "
+        "encodes. Nothing is lost by that.",
+    )
     privacy: str = Field(
         default="none", description="The mechanism of differential privacy by which clients are protected."
     )
@@ -136,8 +155,43 @@ class Federated(Sampling):
         broken = self.algorithm.transforms_break
         if broken and self.transforms != "none":
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
+        if broken and self.compression != "none":
+            raise ValueError(f"compression: {self.compression} does not go with strategy {self.strategy}: {broken}")
+        if self.mechanism.is_private and (voiding := [*self._voids_privacy()]):
+            raise ValueError("\n".join(voiding))
         self._check_aggregation()
         return self
+
+    def _voids_privacy(self) -> Iterator[str]:
+        """Yield a line for each parameter with which the privacy mechanism promises nothing, and why."""
+
+        def refused(parameter: str, reason: str, remedy: str) -> str:
+            value = getattr(self, parameter)
+            shown = str(value).lower() if isinstance(value, bool) else value
+            return f"{parameter}: {shown} does not go with privacy {self.privacy}: {reason}; {remedy} would do"
+
+        needed = self.mechanism.sampling
+        if self.sampling != needed:
+            yield refused("sampling", f"its epsilon holds if {self.mechanism.draws}", needed)
+        if self.objective != "clients":
+            yield refused("objective", "an update would count by how many examples its client has", "clients")
+        if not isinstance(self.chosen("aggregation", Aggregator), Mean):
+            yield refused("aggregation", "how far a client moves it has no bound that noise could hide", "mean")
+        if self.algorithm.sends_besides:
+            reason = f"clients also send {self.algorithm.sends_besides}, which nothing bounds and no noise hides"
+            yield refused("strategy", reason, "fedavg")
+        if self.hostility.colludes:
+            reason = "attackers send on what they see of other clients, beyond the bound of one"
+            yield refused("attack", reason, "none")
+        if self.min_updates > 1:
+            yield refused("min_updates", "a round that is skipped tells how many clients were drawn", "1")
+        if self.evaluate_clients:
+            yield refused("evaluate_clients", "clients would report on themselves", "false")
+        if self.on_bad_update == "stop":
+            yield refused("on_bad_update", "training that ends would tell of one client", "refuse")
+        for early in ("target_accuracy", "patience"):
+            if getattr(self, early) is not None:
+                yield refused(early, "no epsilon accounts for the data by which training stops", "null")
 
     def _check_aggregation(self) -> None:
         chosen = self.chosen("aggregation", Aggregator)
@@ -187,6 +241,16 @@ class Federated(Sampling):
         """The mechanism of differential privacy."""
         return self.chosen("privacy", Mechanism)
 
+    def guarantee(self, clients: int) -> Guarantee | None:
+        """Return what so many clients are promised; None if nothing.
+
+        Raises:
+            ParameterError: the promise cannot be kept.
+        """
+        planned = clients, self.clients_per_round, self.rounds
+        self.mechanism.check(*planned)
+        return self.mechanism.guarantee(*planned)
+
     @property
     def protocol(self) -> SecureAggregation:
         """The protocol of secure aggregation."""
@@ -208,15 +272,23 @@ class Federated(Sampling):
 
     @property
     def chain(self) -> Chain:
-        """The transforms, in the order in which a client applies them; the compression is the last."""
+        """The transforms, in the order in which a client applies them; compression and entropy coding are the last."""
         given = cast("str | tuple[Transform, ...]", self.transforms)
         if isinstance(given, str):
             chosen = {name: self.entry(name, TRANSFORMS, Transform) for name in transform_names(self.transforms)}
         else:
             chosen = {type(transform).__name__: transform for transform in given}
-        if self.compression != "none":
+        if self.compression != "none" or self.entropy_coding != "none":
             chosen["compression"] = self.chosen("compression", Compression)
+        if self.entropy_coding != "none":
+            chosen["entropy coding"] = self.chosen("entropy_coding", EntropyCoding)
         return Chain(chosen)
+
+    @property
+    def down_link(self) -> DownLink:
+        """How the server encodes its model."""
+        compression = self.chosen("compression_down", Compression).down()
+        return DownLink(compression, self.chosen("entropy_coding", EntropyCoding))
 
     @property
     def local_training(self) -> LocalTraining:
@@ -227,7 +299,8 @@ class Federated(Sampling):
     def pieces(self) -> list[Section]:
         """All objects that the round is made of."""
         chosen = self.algorithm, self.aggregator, self.mixer, self.mechanism, self.protocol, self.hostility
-        return [self.chosen("aggregation", Aggregator), *chosen, *self.chain.transforms.values()]
+        link = self.down_link.compression, self.down_link.coding
+        return [self.chosen("aggregation", Aggregator), *chosen, *link, *self.chain.transforms.values()]
 
     @property
     def has_client_state(self) -> bool:

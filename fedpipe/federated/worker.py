@@ -15,6 +15,7 @@ class TrainAndSum:
     client: Client
 
     def __call__(self, broadcast: Broadcast, tasks: Iterable[Task]) -> PartialSum:
+        broadcast = self.client.received(broadcast)
         strategy, aggregator = self.client.settings.algorithm, self.client.aggregator(broadcast)
         total = aggregator.empty()
         reports: list[ClientReport] = []
