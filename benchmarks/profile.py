@@ -45,7 +45,9 @@ def _row(workload: Workload, folder: Path) -> dict[str, object]:
     experiment = experiment_of(workload, 1, Compute(device="cpu"))
     architecture = experiment.model.model.on(ORIGINALS["mnist"].spec())
     store, states = data_in(folder).clients, folder / "states"
-    client = Client(experiment.federated, architecture, experiment.seed, store, states, experiment.compute)
+    client = Client(
+        experiment.federated, architecture, experiment.seed, store, states, workload.clients, experiment.compute
+    )
     broadcast = Broadcast(1, initial_parameters(architecture, experiment.seed))
     clients = CLIENTS[workload.name]
 

@@ -214,7 +214,7 @@ def iterate(
         if states is None:
             states = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpipe-")))
         client = Client(
-            experiment.federated, architecture, experiment.seed, data.clients.resolve(), states.resolve(),
+            experiment.federated, architecture, experiment.seed, data.clients.resolve(), states.resolve(), len(store),
             experiment.compute,
         )  # fmt: skip
         run_tasks = stack.enter_context(experiment.compute.start())

@@ -30,6 +30,10 @@ from fedpipe.system.imports import code
 TABLES = [
     "fedpipe.data.partition",
     "fedpipe.federated.aggregation",
+    "fedpipe.federated.attacks",
+    "fedpipe.federated.compression",
+    "fedpipe.federated.mechanisms",
+    "fedpipe.federated.secure",
     "fedpipe.federated.strategies",
     "fedpipe.federated.transforms",
     "fedpipe.models",
@@ -91,7 +95,7 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     model = pipeline.model.model
     chosen: dict[str, list[Section | None]] = {
         "partition": [partition.partitioner, partition.quantity_skew, partition.feature_skew],
-        "federated": [model, federated.algorithm, federated.aggregator, *federated.chain.transforms.values()],
+        "federated": [model, *federated.pieces],
         "baseline": [model],
         "local": [model],
     }

@@ -73,7 +73,7 @@ def client_of(
     folder: Path, states: Path, *, seed: int = 0, architecture: Architecture = MODEL, **settings: Any
 ) -> Client:
     """What the clients of a folder have in common."""
-    return Client(settings_of(**settings), architecture, seed, folder, states)
+    return Client(settings_of(**settings), architecture, seed, folder, states, len(SIZES))
 
 
 def task_of(client: int, *, epochs: int = 2, last_round: int = 0) -> Task:

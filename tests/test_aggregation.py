@@ -16,6 +16,7 @@ from fedpipe.federated.aggregation import AGGREGATORS
 from fedpipe.federated.aggregation.base import Aggregator, Refused
 from fedpipe.federated.aggregation.collected import Collected, Collecting
 from fedpipe.federated.aggregation.mean import CAPACITY, MEANS, SUMS, ExactSum, Mean
+from fedpipe.federated.context import ServerContext
 from fedpipe.federated.messages import Aggregate, ClientReport, Message, Update
 from fedpipe.system.errors import UserError
 
@@ -25,7 +26,7 @@ TOO_LARGE = r"^training diverges: the sum of the updates is too large; a smaller
 class Median(Collecting):
     """The coordinate-wise median, which needs every update at once."""
 
-    def result(self, total: Collected) -> Aggregate:
+    def result(self, total: Collected, context: ServerContext) -> Aggregate:
         return Aggregate(torch.stack([update.delta for update in total.in_order()]).double().median(dim=0).values)
 
 
@@ -41,8 +42,12 @@ def summed(aggregator: Aggregator, updates: Sequence[Update]) -> Any:
     return total
 
 
+def result_of(aggregator: Aggregator, total: Any) -> Aggregate:
+    return aggregator.result(total, ServerContext(1, 3, 0, {}))
+
+
 def mean_of(updates: Sequence[Update]) -> Aggregate:
-    return Mean().result(summed(Mean(), updates))
+    return result_of(Mean(), summed(Mean(), updates))
 
 
 numbers = st.floats(-1000, 1000, width=32)
@@ -100,7 +105,7 @@ def test_neither_order_nor_grouping_nor_the_tree_changes_a_bit(
 ):
     """Partial sums of any clients, or of none, merged two at a time in any order, each sent on as bytes or not."""
     updates = cohort_of(clients)
-    expected = aggregator.result(summed(aggregator, updates))
+    expected = result_of(aggregator, summed(aggregator, updates))
     order = data.draw(st.permutations(updates))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(order)))) | {0, len(order)})
     sums = [aggregator.empty(), *(summed(aggregator, order[start:stop]) for start, stop in pairwise(cuts))]
@@ -109,7 +114,7 @@ def test_neither_order_nor_grouping_nor_the_tree_changes_a_bit(
         other = sums.pop(data.draw(st.integers(0, len(sums) - 1)))
         merged = aggregator.merge(one, other)
         sums.append(type(merged).decode(merged.encode()) if data.draw(st.booleans()) else merged)
-    assert equal(aggregator.result(sums[0]), expected)
+    assert equal(result_of(aggregator, sums[0]), expected)
 
 
 def test_float_sums_would_not_be_so():
@@ -145,7 +150,7 @@ def test_an_update_that_is_not_finite_is_refused_and_changes_nothing(aggregator:
     bad = update(1, 0.5, [1.0, value]) if where == "delta" else update(1, 0.5, [1.0, 2.0], **{where: parts[where]})
     with pytest.raises(Refused, match=rf"^its {where}.* is not finite$"):
         aggregator.add(total, bad)
-    assert equal(aggregator.result(total), aggregator.result(aggregator.add(aggregator.empty(), good)))
+    assert equal(result_of(aggregator, total), result_of(aggregator, aggregator.add(aggregator.empty(), good)))
 
 
 def test_an_update_out_of_range_is_refused_by_the_mean():
@@ -163,7 +168,7 @@ def test_a_count_of_whole_numbers_may_be_large():
 def test_a_sum_that_would_leave_its_range_is_an_error_and_never_wraps():
     """Only sums without weights can come there: weights add up to 1."""
     large = [update(k, 0.001, [0.0], sums={"s": torch.tensor([SUMS.limit / 2])}) for k in range(2000)]
-    assert Mean().result(summed(Mean(), large[:500])).sums["s"].item() == 500 * SUMS.limit / 2
+    assert result_of(Mean(), summed(Mean(), large[:500])).sums["s"].item() == 500 * SUMS.limit / 2
     with pytest.raises(UserError, match=TOO_LARGE):
         summed(Mean(), large)
 

@@ -30,7 +30,7 @@ from fedpipe.data.partition import JOINED, PARTITIONERS
 from fedpipe.data.partition.skew import skew
 from fedpipe.data.sources import ORIGINALS, OWN
 from fedpipe.federated.aggregation.mean import Mean
-from fedpipe.federated.context import ClientContext, LocalResult, LocalTraining
+from fedpipe.federated.context import ClientContext, LocalResult, LocalTraining, ServerContext
 from fedpipe.federated.messages import ClientReport, Task, Update
 from fedpipe.federated.strategies import STRATEGIES, Strategy
 from fedpipe.models import MODELS
@@ -86,6 +86,7 @@ def run_on(language: str, *, titles: bool = True) -> dict[str, list[str]]:
 
 
 BASH, PYTHON = run_on("bash"), run_on("python")
+SERVER = ServerContext(1, 2, 0, {})  # the first round
 PARAMETERS = run_on("yaml", titles=False)
 
 # The blocks of params.yaml of classes that pages define.
@@ -345,7 +346,7 @@ def test_the_page_of_a_strategy_has_its_costs(name: str):
     update = strategy.on_client(plain, context, LocalResult(plain.delta, steps=1, mean_gradient=torch.zeros(d)))
     mean = Mean()
     arrived = strategy.on_arrival(update, Task(0, 1, weight=1.0, client_weight=1.0))
-    aggregate = mean.result(mean.add(mean.empty(), arrived))
+    aggregate = mean.result(mean.add(mean.empty(), arrived), SERVER)
     _, remembered = strategy.server_update(torch.zeros(d, dtype=torch.float64), aggregate, {})
     vectors = [context.received, {"delta": update.delta, **update.sums}, context.state, remembered]
     scalars = [0, len(update.scalars), 0, 0]
@@ -510,13 +511,13 @@ def test_the_strategy_is_its_papers():
     updates = sent_by(FedExP(), deltas)
     assert [dict(update.scalars) for update in updates] == [{"square": pytest.approx(x)} for x in (5.0, 7.25)]
     mean = Mean()
-    aggregate = mean.result(mean.add(mean.add(mean.empty(), updates[0]), updates[1]))
+    aggregate = mean.result(mean.add(mean.add(mean.empty(), updates[0]), updates[1]), SERVER)
     start = torch.zeros(2, dtype=torch.float64)
     w, remembered = FedExP(eps=0.1).server_update(start, aggregate, {})
     assert remembered == {}
     torch.testing.assert_close(w, max(1, 6.125 / (2 * (2.25**2 + 0.1))) * deltas.double().mean(0))
     [alone] = sent_by(FedExP(), deltas[:1])
-    agreeing = mean.result(mean.add(mean.empty(), alone))
+    agreeing = mean.result(mean.add(mean.empty(), alone), SERVER)
     torch.testing.assert_close(FedExP().server_update(start, agreeing, {})[0], deltas[0].double())
 
 
@@ -529,7 +530,7 @@ def test_the_transform_halves_the_message_and_rounds_to_float16():
         assert len(sent.encode()) < len(update.encode()) - 2 * 5000 + 10
         np.testing.assert_allclose(sent.delta.double(), update.delta.double(), rtol=2.0**-11, atol=2.0**-24)
         total = mean.add(total, sent)
-    torch.testing.assert_close(mean.result(total).delta, deltas.half().double().mean(0))
+    torch.testing.assert_close(mean.result(total, SERVER).delta, deltas.half().double().mean(0))
 
 
 @pytest.mark.parametrize("name", ["Clusters", "FedExP", "Half"])

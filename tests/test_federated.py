@@ -281,7 +281,7 @@ def test_the_row_of_a_round_adds_up(folder: Path, test: Path):
     cohort = [int(client) for client in row["cohort"].split()]
     assert row["examples"] == sum(SIZES[client] for client in cohort)
     assert row["train_loss"] == pytest.approx(
-        np.average([report.train_loss for report in round.clients], weights=[SIZES[client] for client in cohort])
+        np.average([report.train_loss or 0.0 for report in round.clients], weights=[SIZES[client] for client in cohort])
     )
     examples = load(test)
     again = evaluate(network_with(MODEL, state.parameters), examples.images, examples.labels, MNIST)

@@ -199,7 +199,7 @@ def test_the_training_loss_of_a_round_is_the_mean_of_its_clients_weighted_as_the
     setting: dict[str, Any] = {"sampling": sampling, "objective": objective, "clients_per_round": 5, "dropout": 0.3}
     for _, round in federate(folder, test, rounds=3, model=Logistic(), local=local, **setting):
         weights = {member.client: member.weight for member in round.cohort.members}
-        losses = {report.client: report.train_loss for report in round.clients}
+        losses = {report.client: report.train_loss or 0.0 for report in round.clients}
         assert set(weights) == set(losses)
         expected = np.average([losses[client] for client in weights], weights=[*weights.values()]) if weights else None
         assert round.row()["train_loss"] == (expected and pytest.approx(expected))

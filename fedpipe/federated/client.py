@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fedpipe.data.store import ClientStore, open_store
-from fedpipe.federated.context import ClientContext, LocalResult, copied
+from fedpipe.federated.aggregation.base import Aggregator
+from fedpipe.federated.attacks.base import Attack
+from fedpipe.federated.attacks.collusion import Collusion
+from fedpipe.federated.context import ArrivalContext, ClientContext, LocalResult, copied
 from fedpipe.federated.holdout import evaluate_holdout
 from fedpipe.federated.messages import Broadcast, ClientReport, Task, Update
 from fedpipe.federated.settings import Federated
@@ -53,6 +56,7 @@ class Client:
     seed: int
     store: Path  # of examples, as `fedpipe.data.store` writes it
     states: Path  # of client states
+    clients: int  # how many there are
     arithmetic: Arithmetic = PLAIN
 
     def update(self, broadcast: Broadcast, task: Task) -> Update:
@@ -80,8 +84,12 @@ class Client:
             state=copied(state, STRATEGY),
         )  # fmt: skip
         mean_gradient = MeanGradient() if strategy.observes_gradients else None
+        hostile = k in self.hostile
+        seen = images, labels  # what it trains on
+        if hostile:
+            seen = self._attack.poison(images, labels, spec.classes, context.generator("attack on examples"))
         *_, train_loss = train(
-            network, images, labels, spec, context.training, generator(self.seed, "batches", round=round, client=k),
+            network, *seen, spec, context.training, generator(self.seed, "batches", round=round, client=k),
             self.arithmetic, strategy.correction(context), mean_gradient,
             strategy.gradients(context) or loss_and_gradients,
         )  # fmt: skip
@@ -96,7 +104,8 @@ class Client:
         # In float32, whatever the precision of training.
         trained = evaluate(network, images, labels, spec) if self.settings.evaluate_clients else None
         report = ClientReport(
-            round, k, len(labels), context.training.epochs, train_loss,
+            round, k, len(labels), context.training.epochs,
+            train_loss if self.settings.reports else None,
             loss=trained and trained.loss,
             accuracy=trained and trained.accuracy,
             held_out=store.held_out_size(k),
@@ -105,14 +114,38 @@ class Client:
         )  # fmt: skip
         update = strategy.on_client(Update(k, task.weight, report, result.delta, buffers), context, result)
         update, context = _without(layout.at_home, update, context, layout.lengths)
-        update, transform_states = self._transforms.on_client(update, context, state)
-        update = replace(update, report=replace(update.report, update_norm=update.norm()))
+        if hostile:
+            update = self._attack.on_client(update, context)
+        update, transform_states = self._transforms.on_client(update, context, state, hostile=hostile)
+        norm = self.arrived(update, round).norm() if self.settings.reports else None
+        update = replace(update, report=replace(update.report, update_norm=norm))
         new = {STRATEGY: context.state, AT_HOME: home, **transform_states}
         if self._has_state:
             self._states.write(k, round, new, last_round=task.last_round, oldest_round=int(broadcast.oldest_round))
         else:
             assert not any(new.values()), "a strategy or transform with client state says so: has_client_state"
         return update
+
+    def arrived(self, update: Update, round: int) -> Update:
+        """Return what an update holds, decoded, where it arrives."""
+        dimension = sum(self.layout.lengths[name] for name in self.layout.shared)
+        return self._transforms.on_arrival(update, ArrivalContext(round, update.client, self.seed, dimension))
+
+    def aggregator(self, broadcast: Broadcast) -> Aggregator:
+        """Return what adds the updates of a round up; colluding attackers see them before it does."""
+        aggregator = self.settings.aggregator.in_round(broadcast.aggregation)
+        if not (self.hostile and self._attack.colludes):
+            return aggregator
+        return Collusion(aggregator=aggregator, attack=self._attack, hostile=self.hostile)
+
+    @cached_property
+    def hostile(self) -> frozenset[int]:
+        """The hostile clients."""
+        return self.settings.hostile(self.seed, self.clients)
+
+    @cached_property
+    def _attack(self) -> Attack:
+        return self.settings.hostility
 
     @cached_property
     def layout(self) -> Layout:

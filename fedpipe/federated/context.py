@@ -63,8 +63,22 @@ class LocalResult:
 
 
 @dataclass(frozen=True)
+class ArrivalContext:
+    """A client's round as a transform sees it where the client's update arrives."""
+
+    round: int
+    client: int
+    seed: int
+    dimension: int  # d, of the vectors that clients send
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """Return the generator of this client and round for a purpose: the one that the client has."""
+        return generator(self.seed, purpose, round=self.round, client=self.client)
+
+
+@dataclass(frozen=True)
 class ServerContext:
-    """A round as a transform sees it on the server."""
+    """A round as an aggregation or a transform sees it on the server."""
 
     round: int
     updates: int  # in the aggregate

@@ -32,6 +32,7 @@ class Broadcast(Message):
     round: int  # 1, 2, ...
     parameters: Mapping[str, Tensor]  # the server's model, buffers too
     extra: State = field(default_factory=dict)  # what the strategy sends besides, (d,) float32 each
+    aggregation: State = field(default_factory=dict)  # what the aggregation tells those who add updates up
     # The oldest round after which training may have to go on again: clients keep their own states since then. () int64,
     # because it depends on the clock, and the length of a message must not.
     oldest_round: Tensor = field(default_factory=lambda: torch.tensor(0))
@@ -66,13 +67,13 @@ class ClientReport(Message):
     client: int
     examples: int  # that it trains on, n_k
     epochs: int
-    train_loss: float  # of its last local epoch, as trained
+    train_loss: float | None  # of its last local epoch, as trained; None where clients tell nothing of themselves
     loss: float | None  # on the examples it trains on, after training; None where clients do not evaluate
     accuracy: float | None  # likewise; fraction
     held_out: int  # examples that it does not train on but tests on
     holdout_accuracy_before: float | None  # of the server's model on the held-out ones; None where there are none
     holdout_accuracy: float | None  # after training
-    update_norm: float = 0.0  # L2 norm of the update as it is sent, which is 0 until it is
+    update_norm: float | None = 0.0  # L2 norm of the update as it arrives, 0 until then; None like the training loss
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Update(Message):
     buffers: State = field(default_factory=dict)  # the change of each of the network's buffers
     sums: State = field(default_factory=dict)  # (d,) each; added up without weights
     scalars: Mapping[str, float] = field(default_factory=dict)  # averaged like the delta
+    encoded: State = field(default_factory=dict)  # what compression makes of the delta, which is then empty
 
     def norm(self) -> float:
         """Return the L2 norm of the delta."""

@@ -11,6 +11,7 @@ import torch
 from fedpipe.engines import RunTasks
 from fedpipe.federated.aggregation.base import Aggregator
 from fedpipe.federated.client import Client
+from fedpipe.federated.context import ServerContext
 from fedpipe.federated.messages import Aggregate, Broadcast, ClientReport, PartialSum, Refusal, Task
 from fedpipe.federated.sampling import Cohort
 from fedpipe.federated.state import ServerState
@@ -72,7 +73,7 @@ class Round(Record):
     @property
     def skipped(self) -> bool:
         """Whether too few updates counted, so that the model is what it was."""
-        return not self.clients
+        return self.aggregate_norm is None
 
     @property
     def returned(self) -> int:
@@ -113,13 +114,18 @@ class Round(Record):
         """
         return self.aggregate_norm / self.update_norm if self.aggregate_norm is not None and self.update_norm else None
 
-    def _mean(self, value: Callable[[ClientReport], float]) -> float | None:
-        """Return the mean of a value over the clients, weighted as their updates are; None in a skipped round."""
-        if self.skipped:
+    def _mean(self, value: Callable[[ClientReport], float | None]) -> float | None:
+        """Return the mean of a value over the clients, weighted as their updates are.
+
+        None in a skipped round, and where clients do not tell it.
+        """
+        values = {report.client: value(report) for report in self.clients}
+        known = {client: number for client, number in values.items() if number is not None}
+        if not known or len(known) < len(values):
             return None
         weights = {member.client: member.weight for member in self.cohort.members}
-        total = sum(weights[report.client] for report in self.clients)
-        return sum(weights[report.client] / total * value(report) for report in self.clients)
+        total = sum(weights[client] for client in known)
+        return sum(weights[client] / total * number for client, number in known.items())
 
     def without_confusion(self) -> Self:
         """Return the round as a history keeps it: the tables need no more."""
@@ -175,7 +181,7 @@ def run_rounds(
         McMahan et al. 2017, arXiv:1602.05629, algorithm 1.
     """
     settings, seed = client.settings, client.seed
-    strategy, aggregator, transforms = settings.algorithm, settings.aggregator, settings.chain
+    strategy, transforms = settings.algorithm, settings.chain
     if settings.clients_per_round > len(sizes):
         raise ParameterError(
             "federated.clients_per_round", f"{settings.clients_per_round} exceeds the {len(sizes)} clients"
@@ -189,7 +195,9 @@ def run_rounds(
         cohort = settings.draw(sizes, settings.local_training.epochs, seed, number)
         extra = strategy.broadcast(state.strategy, dimension)
         keep = torch.tensor(oldest() if oldest else state.round)
-        broadcast = Broadcast(number, state.parameters, extra, keep)
+        told = settings.aggregator.broadcast(state.aggregation)
+        broadcast = Broadcast(number, state.parameters, extra, told, keep)
+        aggregator = client.aggregator(broadcast)
         tasks = _tasks(cohort, client_weights, state.last_rounds)
         expected = [tasks[member.client] for member in cohort.members]
         arrived = _merged(aggregator, run_tasks(TrainAndSum(client), broadcast, expected), on_clients)
@@ -198,10 +206,13 @@ def run_rounds(
             raise UserError(f"round {number}: client {first.client}'s update cannot be used: {first.reason}; {REMEDY}")
 
         aggregate = None
-        if len(arrived.reports) >= settings.min_updates:  # else the round is skipped: model and states stay as they are
-            aggregate = aggregator.result(arrived.sum)
-            mean, remembered = transforms.on_server(aggregate, number, len(arrived.reports), seed, state.transforms)
-            state = strategy.step(state, mean, names).after_updates(arrived.reports, remembered)
+        updates = len(arrived.reports)
+        # Else the round is skipped: model and states stay as they are.
+        if aggregator.enough(updates) and (updates >= settings.min_updates or aggregator.counts_nobody):
+            context = ServerContext(number, updates, seed, {**state.aggregation})
+            aggregate = aggregator.result(arrived.sum, context)
+            mean, remembered = transforms.on_server(aggregate, number, updates, seed, state.transforms)
+            state = strategy.step(state, mean, names).after_updates(arrived.reports, remembered, context.state)
         trained = time.monotonic()
         due = number % settings.evaluate_every == 0 or number == settings.rounds
         evaluations = evaluator.during_training(state.parameters) if due else Evaluations()

@@ -4,11 +4,19 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
-from fedpipe.config.section import OnDivergence, PositiveInt, choice, or_own, own_names, with_blocks
+from fedpipe.config.section import OnDivergence, PositiveInt, Section, choice, or_own, own_names, with_blocks
 from fedpipe.federated.aggregation import AGGREGATORS
 from fedpipe.federated.aggregation.base import Aggregator
+from fedpipe.federated.attacks import ATTACKS
+from fedpipe.federated.attacks.base import Attack, attackers
+from fedpipe.federated.compression import COMPRESSIONS
+from fedpipe.federated.compression.base import Compression
 from fedpipe.federated.context import LocalTraining
+from fedpipe.federated.mechanisms import MECHANISMS
+from fedpipe.federated.mechanisms.base import Mechanism
 from fedpipe.federated.sampling import Sampling
+from fedpipe.federated.secure import PROTOCOLS
+from fedpipe.federated.secure.base import SecureAggregation
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.strategies import STRATEGIES
 from fedpipe.federated.strategies.base import Strategy
@@ -32,6 +40,10 @@ def transform_names(value: str) -> list[str]:
 
 
 @own_names("transforms", Transform, TRANSFORMS)
+@choice("attack", ATTACKS, Attack)
+@choice("secure_aggregation", PROTOCOLS, SecureAggregation)
+@choice("privacy", MECHANISMS, Mechanism)
+@choice("compression", COMPRESSIONS, Compression)
 @with_blocks(TRANSFORMS)
 @choice("aggregation", AGGREGATORS, Aggregator)
 @choice("strategy", STRATEGIES, Strategy)
@@ -53,6 +65,18 @@ class Federated(Sampling):
         default="none",
         description="What happens to updates between training and the aggregation: none, or transforms joined with +, "
         f"in the order in which a client applies them. Transforms: {', '.join(TRANSFORMS)}.",
+    )
+    compression: str = Field(default="none", description="How clients encode their updates, to send fewer bytes.")
+    privacy: str = Field(
+        default="none", description="The mechanism of differential privacy by which clients are protected."
+    )
+    secure_aggregation: str = Field(
+        default="none", description="The protocol by which the server learns the sum of the updates and no single one."
+    )
+    attack: str = Field(default="none", description="What hostile clients do.")
+    attackers: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.2,
+        description="The fraction of all clients that are hostile, if there is an attack; chance decides which.",
     )
     local: LocalTraining = Field(
         default=LocalTraining(),
@@ -112,20 +136,56 @@ class Federated(Sampling):
 
     @property
     def aggregator(self) -> Aggregator:
-        return self.chosen("aggregation", Aggregator)
+        """The aggregator, as the privacy mechanism has it."""
+        chosen = self.chosen("aggregation", Aggregator)
+        return self.mechanism.aggregator(chosen, self.clients_per_round, self.rounds)
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """The mechanism of differential privacy."""
+        return self.chosen("privacy", Mechanism)
+
+    @property
+    def protocol(self) -> SecureAggregation:
+        """The protocol of secure aggregation."""
+        return self.chosen("secure_aggregation", SecureAggregation)
+
+    @property
+    def hostility(self) -> Attack:
+        """What hostile clients do."""
+        return self.chosen("attack", Attack)
+
+    def hostile(self, seed: int, clients: int) -> frozenset[int]:
+        """Return the hostile ones among the clients of an experiment with this seed."""
+        return attackers(seed, clients, self.attackers) if self.attack != "none" else frozenset()
+
+    @property
+    def reports(self) -> bool:
+        """Whether clients tell how their own training went."""
+        return not (self.mechanism.is_private or self.protocol.hides_updates)
 
     @property
     def chain(self) -> Chain:
-        """The transforms, in the order in which a client applies them."""
+        """The transforms, in the order in which a client applies them; the compression is the last."""
         given = cast("str | tuple[Transform, ...]", self.transforms)
-        if not isinstance(given, str):
-            return Chain({type(transform).__name__: transform for transform in given})
-        return Chain({name: self.entry(name, TRANSFORMS, Transform) for name in transform_names(self.transforms)})
+        if isinstance(given, str):
+            chosen = {name: self.entry(name, TRANSFORMS, Transform) for name in transform_names(self.transforms)}
+        else:
+            chosen = {type(transform).__name__: transform for transform in given}
+        if self.compression != "none":
+            chosen["compression"] = self.chosen("compression", Compression)
+        return Chain(chosen)
 
     @property
     def local_training(self) -> LocalTraining:
         """How clients train, as the strategy has it."""
         return self.algorithm.local_training(self.local)
+
+    @property
+    def pieces(self) -> list[Section]:
+        """All objects that the round is made of."""
+        chosen = self.algorithm, self.aggregator, self.mechanism, self.protocol, self.hostility
+        return [*chosen, *self.chain.transforms.values()]
 
     @property
     def has_client_state(self) -> bool:

@@ -25,16 +25,20 @@ class ServerState(Record):
     strategy: State = field(default_factory=dict)  # what the strategy's server remembers
     transforms: Mapping[str, State] = field(default_factory=dict)  # what each transform's server remembers, by name
     last_rounds: Mapping[int, int] = field(default_factory=dict)  # client: the round of its last update that counted
+    aggregation: State = field(default_factory=dict)  # what the aggregation remembers
     best_loss: float = float("inf")  # of the evaluations so far, on validation data or on the test set
     evaluations_since_best: int = 0
     accuracy: float = 0.0  # of the last evaluation
     diverged: bool = False  # as that evaluation shows
 
-    def after_updates(self, reports: Iterable[ClientReport], transforms: Mapping[str, State]) -> Self:
-        """Return the state in which these clients' updates counted, and the transforms remember this."""
+    def after_updates(
+        self, reports: Iterable[ClientReport], transforms: Mapping[str, State], aggregation: State
+    ) -> Self:
+        """Return the state in which these clients' updates counted, and transforms and aggregation remember this."""
         # In an order of its own, not that in which they arrived: equal states have equal bytes.
         counted = {report.client: report.round for report in sorted(reports, key=lambda report: report.client)}
-        return replace(self, last_rounds={**self.last_rounds, **counted}, transforms=transforms)
+        last_rounds = {**self.last_rounds, **counted}
+        return replace(self, last_rounds=last_rounds, transforms=transforms, aggregation=aggregation)
 
     def after_round(self, round: int, evaluation: Evaluation | None, classes: int) -> Self:
         """Return the state after a round, with what early stopping needs of its evaluation, if there was one.

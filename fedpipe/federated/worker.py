@@ -15,8 +15,7 @@ class TrainAndSum:
     client: Client
 
     def __call__(self, broadcast: Broadcast, tasks: Iterable[Task]) -> PartialSum:
-        settings = self.client.settings
-        strategy, aggregator = settings.algorithm, settings.aggregator
+        strategy, aggregator = self.client.settings.algorithm, self.client.aggregator(broadcast)
         total = aggregator.empty()
         reports: list[ClientReport] = []
         refusals: list[Refusal] = []
@@ -25,7 +24,8 @@ class TrainAndSum:
             update = self.client.update(broadcast, task)
             bytes_up += len(update)
             try:
-                total = aggregator.add(total, strategy.on_arrival(update, task))
+                arrived = self.client.arrived(update, broadcast.round)
+                total = aggregator.add(total, strategy.on_arrival(arrived, task))
                 reports.append(update.report)
             except Refused as reason:
                 refusals.append(Refusal(task.client, str(reason)))

@@ -21,12 +21,14 @@ class Collected(Message):
 class Collecting(Aggregator[Collected]):
     """Collect the updates; memory grows with the cohort. A median or Krum's rule subclasses it and says `result`."""
 
+    collects = True
+
     def empty(self) -> Collected:
         return Collected()
 
-    def add(self, total: Collected, update: Update) -> Collected:
+    def contribution(self, update: Update) -> Collected:
         checked(update)
-        return Collected({**total.updates, str(update.client): update})
+        return Collected({str(update.client): update})
 
     def merge(self, total: Collected, other: Collected) -> Collected:
         return Collected({**total.updates, **other.updates})

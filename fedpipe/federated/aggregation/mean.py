@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedpipe.federated.aggregation.base import Aggregator, Refused, checked
+from fedpipe.federated.context import ServerContext
 from fedpipe.federated.messages import Aggregate, Message, Update
 from fedpipe.system.errors import UserError
 
@@ -55,7 +56,7 @@ class Mean(Aggregator[ExactSum]):
     def empty(self) -> ExactSum:
         return ExactSum()
 
-    def add(self, total: ExactSum, update: Update) -> ExactSum:
+    def contribution(self, update: Update) -> ExactSum:
         parts = checked(update)
         numbers = {name: _kind(name, vector) for name, (vector, _) in parts.items()}
         for name, (_, largest) in parts.items():
@@ -69,7 +70,7 @@ class Mean(Aggregator[ExactSum]):
         weight = Fraction(update.weight)
         scalars = {name: weight * Fraction(value) for name, value in update.scalars.items()}
         units = {name: number.unit for name, number in numbers.items()}
-        return self.merge(total, ExactSum(vectors, units, scalars, weight, largest_units))
+        return ExactSum(vectors, units, scalars, weight, largest_units)
 
     def merge(self, total: ExactSum, other: ExactSum) -> ExactSum:
         largest = total.largest + other.largest
@@ -84,7 +85,7 @@ class Mean(Aggregator[ExactSum]):
         }
         return ExactSum(vectors, {**total.units, **other.units}, scalars, total.weight + other.weight, largest)
 
-    def result(self, total: ExactSum) -> Aggregate:
+    def result(self, total: ExactSum, context: ServerContext) -> Aggregate:
         weight = float(total.weight)
 
         def mean(name: str) -> Tensor:

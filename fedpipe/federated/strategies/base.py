@@ -31,6 +31,7 @@ class Strategy(Section):
     has_client_state: ClassVar[bool] = False  # whether clients remember anything from round to round
     observes_gradients: ClassVar[bool] = False  # whether LocalResult.mean_gradient is wanted
     transforms_break: ClassVar[str] = ""  # why no transform may change its updates; empty if they may
+    sends_besides: ClassVar[str] = ""  # what updates hold besides the delta and buffers; empty if nothing
 
     def check(self, network: nn.Module) -> None:
         """Check that this strategy has something to do on a network.

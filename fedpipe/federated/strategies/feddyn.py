@@ -22,6 +22,7 @@ class FedDyn(Strategy):
     """
 
     has_client_state = True
+    sends_besides = "the regulariser's linear terms"
     transforms_break = "its clients and its server must follow the same update"
 
     alpha: PositiveFloat = Field(default=0.01, description="Weight of the regulariser.")

@@ -17,6 +17,8 @@ class FedNova(Strategy):
     (τ_k - ρ (1 - ρ^τ_k) / (1 - ρ)) / (1 - ρ) (section 4). For Adam, which the paper does not treat, it is τ_k.
     """
 
+    sends_besides = "the norms ‖a_k‖₁"
+
     def on_client(self, update: Update, context: ClientContext, result: LocalResult) -> Update:
         tau, rho = result.steps, context.training.momentum
         norm = (tau - rho * (1 - rho**tau) / (1 - rho)) / (1 - rho)

@@ -20,6 +20,7 @@ class QFedAvg(Strategy):
     the algorithm's -Δ_k^t and h_k^t, both divided by L, which cancels. Li et al. 2020, arXiv:1905.10497, algorithm 2.
     """
 
+    sends_besides = "the scalars h_k"
     transforms_break = "h_k is computed from the update before any transform"
 
     q: NonNegativeFloat = Field(

@@ -23,6 +23,7 @@ class Scaffold(Strategy):
     """
 
     has_client_state = observes_gradients = True
+    sends_besides = "changes of control variates"
 
     lr: PositiveFloat = Field(default=1.0, description="Learning rate of the server.")
 

@@ -17,6 +17,8 @@ class Clip(Transform):
     2018, arXiv:1710.06963, section 2.
     """
 
+    voluntary = True
+
     norm: PositiveFloat = Field(default=1.0, description="Largest L2 norm of a client's update.")
 
     def on_client(self, update: Update, context: ClientContext) -> Update:

@@ -1,0 +1,47 @@
+"""Attackers that know every update of the round before they choose theirs."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, Field
+
+from fedpipe.federated.aggregation.base import Aggregator, Refused
+from fedpipe.federated.aggregation.collected import Collected, Collecting
+from fedpipe.federated.attacks.base import Attack
+from fedpipe.federated.context import ServerContext
+from fedpipe.federated.messages import Aggregate, Update
+
+
+class Collusion(Collecting):
+    """Let attackers see all updates, and choose theirs, before the aggregator gets any.
+
+    All updates of the round are held until then, as if attackers had listened to every line.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    aggregator: Aggregator[Any] = Field(description="that the updates are for")
+    attack: Attack = Field(description="of the attackers")
+    hostile: frozenset[int] = Field(description="the attackers")
+
+    def enough(self, updates: int) -> bool:
+        return self.aggregator.enough(updates)
+
+    def result(self, total: Collected, context: ServerContext) -> Aggregate:
+        whole = self.aggregator.empty()
+        for update in self._chosen(total.in_order()):
+            try:
+                whole = self.aggregator.add(whole, update)
+            except Refused:  # the attack defeats itself
+                continue
+        return self.aggregator.result(whole, context)
+
+    def _chosen(self, updates: list[Update]) -> list[Update]:
+        honest = [update for update in updates if update.client not in self.hostile]
+        attackers = [update for update in updates if update.client in self.hostile]
+        if not (honest and attackers):
+            return updates
+        deltas = (torch.stack([update.delta.double() for update in some]) for some in (honest, attackers))
+        chosen = self.attack.collude(*deltas).to(attackers[0].delta.dtype)
+        return honest + [replace(update, delta=delta) for update, delta in zip(attackers, chosen, strict=True)]
