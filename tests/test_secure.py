@@ -4,6 +4,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grimp
@@ -12,14 +13,46 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.stats import chisquare
 
-from fedpipe.federated.messages import Message
+from fedpipe.engines import Compute
+from fedpipe.federated.aggregation import AGGREGATORS
+from fedpipe.federated.aggregation.base import Refused
+from fedpipe.federated.aggregation.collected import Collected, Collecting
+from fedpipe.federated.aggregation.mean import ExactSum, Mean
+from fedpipe.federated.attacks.base import Attack
+from fedpipe.federated.compression.base import Compression
+from fedpipe.federated.context import ClientContext, LocalResult, LocalTraining, ServerContext
+from fedpipe.federated.mechanisms.base import Mechanism
+from fedpipe.federated.messages import Aggregate, ClientReport, Message, Update
+from fedpipe.federated.rounds import Round
 from fedpipe.federated.secure import shamir
+from fedpipe.federated.secure.bonawitz import Bonawitz
 from fedpipe.federated.secure.client import DropsOut, SecureClient
+from fedpipe.federated.secure.jobs import MaskNumbers
 from fedpipe.federated.secure.masks import mask, pairwise_mask, private_key
 from fedpipe.federated.secure.messages import EncryptedShares, MaskedInput, Shares, UnmaskRequest
 from fedpipe.federated.secure.server import SecureServer, TooFew
+from fedpipe.federated.state import ServerState
+from fedpipe.federated.strategies import STRATEGIES
+from fedpipe.federated.strategies.fedavg import FedAvg
+from fedpipe.federated.transforms.base import Transform
+from fedpipe.federated.worker import TrainAndMask, TrainAndSum
+from fedpipe.models.logistic import Logistic
+from fedpipe.models.reference_cnn import ReferenceBatchNormCNN
+from fedpipe.system.errors import UserError
+from tests.federations import (
+    MNIST,
+    SIZES,
+    client_of,
+    federate,
+    first_round,
+    same,
+    settings_of,
+    start_of,
+    task_of,
+)
 
 ROUND = 3
 KEY = bytes(range(32))
@@ -36,11 +69,14 @@ class Run:
     threshold: int
     numbers: Mapping[int, np.ndarray]  # (d,) uint64
     length: int
+    round: int
 
     def until_masked(self, no_keys: Collection[int], no_shares: Collection[int], no_numbers: Collection[int]) -> None:
         """Run the first three steps, after which those clients are gone."""
         self.server = SecureServer(
-            ROUND, self.threshold, {k: sent(one.advertise()) for k, one in self.clients.items() if k not in no_keys}
+            self.round,
+            self.threshold,
+            {k: sent(one.advertise()) for k, one in self.clients.items() if k not in no_keys},
         )
         request = sent(self.server.share_request())
         self.shares: dict[int, EncryptedShares] = {
@@ -86,6 +122,7 @@ def run_of(clients: Collection[int], threshold: int, *, seed: int = 0, length: i
         threshold,
         {k: np.random.default_rng([seed, k]).integers(0, 2**64, length, dtype=np.uint64) for k in clients},
         length,
+        round,
     )
 
 
@@ -149,7 +186,6 @@ def test_masked_numbers_differ_wholly_in_another_round_and_for_another_client():
     for round in (1, 2):
         run = run_of(range(3), 2, length=length, round=round)
         run.numbers = dict.fromkeys(run.clients, np.arange(length, dtype=np.uint64))
-        run.clients = {k: replace(one, round=ROUND) for k, one in run.clients.items()}
         run.until_masked((), (), ())
         masked += [one.numbers.numpy().view(np.uint8) for one in run.masked.values()]
     for one, other in combinations(masked, 2):
@@ -264,7 +300,7 @@ def test_a_client_drops_out_if_a_ciphertext_was_changed(row: int, byte: int, cha
 
 
 def test_a_client_drops_out_if_a_ciphertext_is_anothers_or_of_another_round():
-    run, other = run_of(range(4), 3), run_of(range(4), 3)
+    run, other = run_of(range(4), 3), run_of(range(4), 3, round=ROUND + 1)
     run.until_masked((), (), ())
     other.clients = {k: replace(one, round=ROUND + 1) for k, one in run.clients.items()}  # of the same keys
     other.until_masked((), (), ())
@@ -383,3 +419,295 @@ def test_draws_from_which_no_remainder_is_uniform_are_rejected(monkeypatch: pyte
     words = np.array([5, 2**32 - 1, 65537, 2**32 - 2, *range(7, 30)], "<u4")
     monkeypatch.setattr(shamir, "keystream", lambda key, length: words.tobytes()[:length])
     assert shamir._uniform(KEY, 4).tolist() == [5, 0, 65536, 7]
+
+
+# In rounds
+
+SGD = LocalTraining(epochs=1, batch_size=32, optimizer="sgd", lr=0.05)
+OPEN: dict[str, Any] = {
+    "model": Logistic(), "local": SGD, "clients_per_round": 5, "evaluate_clients": False, "objective": "clients",
+}  # fmt: skip
+SECURE: dict[str, Any] = OPEN | {"secure_aggregation": "bonawitz"}
+
+Rounds = list[tuple[ServerState, Round]]
+
+
+def plainly(folder: Path, test: Path, **setting: Any) -> Rounds:
+    return federate(folder, test, **(OPEN | setting))
+
+
+def masked(folder: Path, test: Path, *, threshold: float = 0.6, dropout_after: float = 0.0, **setting: Any) -> Rounds:
+    block: Any = {"threshold": threshold, "dropout_after": dropout_after}
+    return federate(folder, test, **(SECURE | {"bonawitz": block} | setting))
+
+
+def same_models(some: Rounds, others: Rounds) -> bool:
+    return len(some) == len(others) and all(
+        same(one.parameters, other.parameters)
+        and same(one.strategy, other.strategy)
+        and one.last_rounds == other.last_rounds
+        for (one, _), (other, _) in zip(some, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {},
+        {"objective": "examples", "stragglers": 0.5, "local": SGD.model_copy(update={"epochs": 2})},
+        {"strategy": "fedadam"},
+        {"strategy": "scaffold"},
+        {"strategy": "feddyn"},
+        {"strategy": "fedbn", "model": ReferenceBatchNormCNN(), "rounds": 1},
+        {"model": ReferenceBatchNormCNN(), "rounds": 1},
+        {"transforms": "clip"},
+        {"sampling": "poisson", "clients_per_round": 4},
+        {"sampling": "size", "clients_per_round": 5},
+    ],
+    ids=str,
+)
+def test_the_model_has_the_same_bits_with_and_without(
+    setting: dict[str, Any], folder: Path, test: Path, tmp_path: Path
+):
+    expected = plainly(folder, test, states=tmp_path / "plain", **setting)
+    found = masked(folder, test, states=tmp_path / "masked", **setting)
+    assert not any(round.skipped for _, round in found)
+    assert same_models(found, expected)
+
+
+def test_each_round_has_the_same_bits_whoever_drops_out_before_masking_and_after(folder: Path, test: Path):
+    """Where enough are left: others are skipped."""
+    protocol, before, compared = Bonawitz(threshold=0.6, dropout_after=0.2), None, 0
+    for state, round in masked(folder, test, dropout_after=0.2, dropout=0.2, rounds=20):
+        arrived = {member.client for member in round.cohort.members}
+        left = {client for client in arrived if protocol.leaves(11, round.number, client)}
+        assert round.skipped == (len(arrived - left) < 3)
+        assert round.lost == ()
+        if round.skipped:
+            assert same(state.parameters, before.parameters if before else start_of(Logistic()))
+            assert state.last_rounds == (before.last_rounds if before else {})
+        else:
+            assert {report.client for report in round.clients} == arrived
+            plain = plainly(folder, test, state=before, stop=1, dropout=0.2, rounds=20)
+            assert same_models([(state, round)], plain)
+            compared += bool(left and round.cohort.dropped)
+        before = state
+    assert compared > 1
+
+
+@pytest.mark.parametrize(("engine", "workers"), [("threads", 1), ("processes", 3), ("ray", 2)])
+def test_the_engine_changes_nothing(engine: Any, workers: int, folder: Path, test: Path):
+    compute = Compute(engine=engine, workers=workers, device="cpu")
+    found = masked(folder, test, dropout_after=0.2, dropout=0.1, compute=compute)
+    expected = masked(folder, test, dropout_after=0.2, dropout=0.1)
+    assert same_models(found, expected)
+    assert [round.row() for _, round in found] == [round.row() for _, round in expected]
+
+
+def test_a_run_goes_on_from_any_round_with_the_same_bits(folder: Path, test: Path, tmp_path: Path):
+    def rounds(folder_of_states: str, **more: Any) -> Rounds:
+        states = tmp_path / folder_of_states
+        return masked(folder, test, dropout_after=0.2, dropout=0.1, strategy="scaffold", states=states, **more)
+
+    first = rounds("part", stop=1)
+    assert same_models(first + rounds("part", state=first[-1][0]), rounds("whole"))
+
+
+def test_a_skipped_round_sends_what_it_sent_until_then(folder: Path, test: Path):
+    """All drop out before they mask: keys, shares and the model were sent, and no masked numbers."""
+    [(state, round)] = masked(folder, test, rounds=1, threshold=1.0, dropout=0.99, seed=12)
+    assert round.skipped
+    assert same(state.parameters, start_of(Logistic(), seed=12))
+    run = run_of(round.cohort.drawn, 5, seed=12, round=1)
+    run.until_masked((), (), ())
+    assert round.cohort.members == ()
+    assert round.bytes_up == sum(map(len, [*run.server.keys.values(), *run.shares.values()]))
+
+
+@pytest.mark.parametrize("clients_per_round", [2, 3, 5])
+def test_the_bytes_are_those_of_all_messages(clients_per_round: int, folder: Path, test: Path):
+    [(_, round)] = masked(folder, test, rounds=1, clients_per_round=clients_per_round)
+    [(_, plain)] = plainly(folder, test, rounds=1, clients_per_round=clients_per_round)
+    run = run_of(round.cohort.drawn, Bonawitz(threshold=0.6).needed(clients_per_round), seed=11, round=1, length=7850)
+    run.until_masked((), (), ())
+    run.until_unmasked(())
+    requests = [run.server.share_request(), run.server.mask_request(run.shares)]
+    down = clients_per_round * sum(map(len, requests)) + sum(map(len, run.unmask_requests().values()))
+    assert round.bytes_down == plain.bytes_down + down
+    answers = [*run.server.keys.values(), *run.shares.values(), *run.masked.values(), *run.answers.values()]
+    assert round.bytes_up == sum(map(len, answers)) + sum(map(len, round.clients))
+
+
+def hidden_and_plain(folder: Path, states: Path, clients: Sequence[int], **settings: Any) -> tuple[Any, Any, Run]:
+    """What a worker sends on of some clients with and without masks, and all that was sent in the round."""
+    client = client_of(
+        folder, states, architecture=Logistic().on(MNIST), local=SGD, evaluate_clients=False,
+        secure_aggregation="bonawitz", **settings,
+    )  # fmt: skip
+    broadcast, tasks = first_round(start_of(Logistic())), [task_of(k, epochs=1) for k in clients]
+    run = run_of(range(5), 3, seed=client.seed, round=1, length=7850)
+    run.until_masked((), (), ())
+    mask = MaskNumbers(client.seed, run.server.mask_request(run.shares))
+    return TrainAndMask(client)((broadcast, mask), tasks), TrainAndSum(client)(broadcast, tasks), run
+
+
+def test_what_reaches_the_server_is_masked_and_tells_nothing_of_how_training_went(folder: Path, tmp_path: Path):
+    hidden, plain, _ = hidden_and_plain(folder, tmp_path, [3])
+    numbers = hidden.sum.vectors["delta"].numpy()
+    assert chisquare(np.bincount(numbers.view(np.uint8), minlength=256)).pvalue > 1e-4
+    assert chisquare(np.bincount(plain.sum.vectors["delta"].numpy().view(np.uint8), minlength=256)).pvalue < 1e-100
+    assert not (numbers == plain.sum.vectors["delta"].numpy()).any()
+    assert replace(hidden.sum, vectors={}) == replace(plain.sum, vectors={}, largest=0)
+    (report,) = hidden.reports
+    assert report == ClientReport(1, 3, SIZES[3], 1, None, None, None, 0, None, None, update_norm=None)
+
+
+def test_partial_sums_of_masked_numbers_are_added_up_where_clients_run(folder: Path, tmp_path: Path):
+    hidden, plain, run = hidden_and_plain(folder, tmp_path, range(5))
+    run.masked = {k: MaskedInput(k, torch.zeros(7850, dtype=torch.int64)) for k in range(5)}
+    negative = run.until_unmasked(())  # the masks taken away from nothing
+    found = hidden.sum.vectors["delta"].numpy().view(np.uint64) + negative
+    assert (found.view(np.int64) == plain.sum.vectors["delta"].numpy()).all()
+
+
+class Spoilt(Transform):
+    """Client 2 sends a number that is none."""
+
+    def on_client(self, update: Update, context: ClientContext) -> Update:
+        return replace(update, delta=update.delta / 0) if context.client == 2 else update
+
+
+def test_a_client_with_numbers_that_cannot_be_added_up_sends_none(folder: Path, test: Path):
+    expected, found = (rounds(folder, test, transforms=Spoilt()) for rounds in (plainly, masked))
+    assert same_models(found, expected)
+    for (_, one), (_, other) in zip(expected, found, strict=True):
+        assert [refusal.client for refusal in one.refusals] == [2]
+        assert other.refusals == ()
+        assert other.lost == (2,)
+
+
+@pytest.mark.parametrize(("value", "fits"), [(2**20, True), (-(2**20), True), (2**21, False), (-(2**21), False)])
+def test_sums_without_weights_that_may_leave_the_range_modulo_2_to_the_64_are_not_sent(value: int, fits: bool):
+    """Four clients' numbers below 2 ** 60 add up to less than 2 ** 62."""
+    run = run_of(range(4), 3)
+    run.until_masked((), (), ())
+    mask = MaskNumbers(0, run.server.mask_request(run.shares))
+    own = ExactSum({"sums/s": torch.tensor([0, value * 2**39])}, {"sums/s": 1.0})
+    if fits:
+        sent, added = mask(1, own)
+        assert torch.equal(sent.numbers, added.numbers())
+    else:
+        with pytest.raises(Refused, match=r"^its sums/s may leave the range of the sum$"):
+            mask(1, own)
+
+
+class Scalars(FedAvg):
+    """A strategy of somebody's own that sends a scalar and does not say so."""
+
+    def on_client(self, update: Update, context: ClientContext, result: LocalResult) -> Update:
+        return replace(update, scalars={"steps": float(result.steps)})
+
+
+def test_scalars_which_cannot_be_masked_are_not_sent_in_the_open(folder: Path, test: Path):
+    with pytest.raises(UserError, match="adds up vectors, and the updates hold numbers besides: steps"):
+        masked(folder, test, strategy=Scalars())
+
+
+class OwnMean(Mean):
+    """An integer sum of somebody's own: another result of the same sum."""
+
+    def result(self, total: ExactSum, context: ServerContext) -> Aggregate:
+        aggregate = super().result(total, context)
+        return replace(aggregate, delta=aggregate.delta / 2)
+
+
+def test_any_sum_of_whole_numbers_may_be_masked(folder: Path, test: Path):
+    found, expected = (rounds(folder, test, aggregation=OwnMean()) for rounds in (masked, plainly))
+    assert same_models(found, expected)
+
+
+# What does not go together
+
+ALLOWED = {key: value for key, value in SECURE.items() if key != "model"}
+
+
+class First(Collecting):
+    """An aggregation that needs each update."""
+
+    def result(self, total: Collected, context: ServerContext) -> Aggregate:
+        return Aggregate(total.in_order()[0].delta.double())
+
+
+class Colluding(Attack):
+    colludes = True
+
+
+class Halves(Compression):
+    """A compression."""
+
+
+class Private(Mechanism):
+    is_private = True
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ({"aggregation": First()}, "aggregation: First does not go with secure_aggregation: bonawitz: it needs each"),
+        ({"strategy": "fednova"}, "the norms ‖a_k‖₁ are averaged as fractions of any length, and masks have 64 bits"),
+        ({"strategy": "q-fedavg"}, "the scalars h_k are averaged as fractions of any length, and masks have 64 bits"),
+        ({"compression": Halves()}, "compression: Halves does not go .* random, so that nothing can be left out"),
+        ({"attack": Colluding()}, "attack: Colluding does not go .* go by updates that they could not see"),
+        (
+            {"evaluate_clients": True},
+            "evaluate_clients: true does not go .* would tell what masks hide; false would do",
+        ),
+        ({"on_bad_update": "stop"}, "on_bad_update: stop does not go .* the server cannot tell a bad update"),
+        ({"clients_per_round": 1}, "clients_per_round: 1 does not go .* the sum of one update is that update"),
+        ({"privacy": Private(), "dropout": 0.1}, "privacy: Private where clients drop out does not go"),
+        ({"privacy": Private(), "bonawitz": {"dropout_after": 0.1}}, "dropout and dropout_after of 0 would do"),
+        ({"bonawitz": {"threshold": 0.5}}, "greater than 0.5"),
+    ],
+)
+def test_what_needs_single_updates_is_refused_with_the_reason(setting: dict[str, Any], why: str):
+    assert settings_of(**ALLOWED).protocol.hides_updates
+    with pytest.raises(ValidationError, match=why):
+        settings_of(**(ALLOWED | setting))
+
+
+def test_privacy_goes_with_it_where_nobody_drops_out():
+    assert settings_of(privacy=Private(), **ALLOWED).mechanism.is_private
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_of_the_aggregations_the_mean_alone_may_be_masked(name: str):
+    """Of no other is the result a function of the sum of what clients can compute by themselves."""
+    assert AGGREGATORS[name].maskable == (name == "mean")
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_says_whether_it_sends_scalars(name: str, folder: Path, tmp_path: Path):
+    local = SGD.model_copy(update={"epochs": 1})
+    client = client_of(folder, tmp_path, architecture=Logistic().on(MNIST), local=local, strategy=name)
+    control = {"control": torch.zeros(7850)}
+    update = client.update(replace(first_round(start_of(Logistic())), extra=control), task_of(1, epochs=1))
+    assert STRATEGIES[name].sends_scalars == bool(update.scalars)
+
+
+@given(st.integers(2, 10_000), st.floats(0.51, 1))
+def test_the_threshold_is_the_least_whole_number_that_is_that_part_of_the_cohort_and_more_than_half(
+    clients: int, part: float
+):
+    needed = Bonawitz(threshold=part).needed(clients)
+    assert 2 <= needed <= clients
+    assert 2 * needed > clients
+    assert needed >= part * clients - 1e-5
+    assert needed == 2 or needed - 1 < part * clients
+
+
+def test_clients_drop_out_after_masking_with_the_probability_of_the_parameter():
+    protocol = Bonawitz(dropout_after=0.3)
+    left = [[protocol.leaves(1, round, client) for client in range(200)] for round in range(1, 21)]
+    assert abs(np.mean(left) - 0.3) < 4 * (0.3 * 0.7 / np.size(left)) ** 0.5
+    assert np.std(np.mean(left, axis=0)) > 0  # not the same clients in every round
+    assert not any(Bonawitz().leaves(1, 1, client) for client in range(1000))

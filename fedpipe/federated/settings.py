@@ -1,5 +1,6 @@
 """The parameters of federated training: block `federated` of params.yaml."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
@@ -124,7 +125,43 @@ class Federated(Sampling):
         broken = self.algorithm.transforms_break
         if broken and self.transforms != "none":
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
+        if self.protocol.hides_updates:
+            for value, reason in self._needs_updates():
+                raise ValueError(f"{value} does not go with secure_aggregation: {self.secure_aggregation}: {reason}")
         return self
+
+    def _needs_updates(self) -> Iterator[tuple[str, str]]:
+        """Yield what does not work where the server learns nothing but the sum of the updates, and why."""
+        if not self.aggregator.maskable:
+            yield f"aggregation: {self.aggregation}", "it needs each update; mean would do"
+        if self.algorithm.sends_scalars:
+            besides = self.algorithm.sends_besides
+            yield (
+                f"strategy: {self.strategy}",
+                f"{besides} are averaged as fractions of any length, and masks have 64 bits",
+            )
+        if self.compression != "none":
+            yield (
+                f"compression: {self.compression}",
+                "masked numbers are random, so that nothing can be left out of them",
+            )
+        if self.hostility.colludes:
+            yield f"attack: {self.attack}", "its attackers go by updates that they could not see"
+        if self.evaluate_clients:
+            yield "evaluate_clients: true", "what each client reports would tell what masks hide; false would do"
+        if self.on_bad_update == "stop":
+            yield (
+                "on_bad_update: stop",
+                "the server cannot tell a bad update; refuse, by which its client sends none, would",
+            )
+        if self.clients_per_round == 1:
+            yield "clients_per_round: 1", "the sum of one update is that update"
+        if self.mechanism.is_private and (self.dropout or self.protocol.loses_clients):
+            reason = "it then depends on who takes part whether a round is skipped, for which no epsilon accounts"
+            yield (
+                f"privacy: {self.privacy} where clients drop out",
+                f"{reason}; dropout and dropout_after of 0 would do",
+            )
 
     def chosen_names(self) -> set[str]:
         names = transform_names(self.transforms) if isinstance(self.transforms, str) else []

@@ -26,7 +26,12 @@ def share(secret: bytes, threshold: int, points: range, key: bytes) -> np.ndarra
         threshold: how many shares give the secret, t.
         points: from 1 to 65,536; the same arguments otherwise give the same polynomials.
         key: 32 secret bytes, used for nothing else, from which the polynomials are drawn.
+
+    Raises:
+        ValueError: there are too many points; at 65,537, which is 0, the share would be the secret.
     """
+    if not 0 < points.start <= points.stop <= PRIME:
+        raise ValueError(f"shares for more than {PRIME - 1} clients, which there cannot be")
     constant = np.frombuffer(secret, "<u2")[None]
     drawn = _uniform(key, (threshold - 1) * LIMBS).reshape(threshold - 1, LIMBS)
     coefficients = np.concatenate([constant, drawn]).astype(np.float64)  # (t, limbs)
