@@ -53,7 +53,7 @@ mutants: env
 bench: export PATH := $(abspath .venv-bench)/bin:$(PATH)
 bench: .venv-bench/.made
 	dvc repro download
-	python -m pytest -m slow tests/test_partition_oracle.py
+	python -m pytest -m slow tests/test_partition_oracle.py tests/test_robust_oracle.py
 	python -m benchmarks
 	python -m benchmarks scale
 	python -m benchmarks profile

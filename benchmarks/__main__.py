@@ -94,6 +94,16 @@ def secure(
 
 
 @app.command()
+def pieces(repeats: Annotated[int, typer.Option(help="Runs of each piece.")] = 3) -> None:
+    """Time a round with each aggregation, attack, compression and protection beside the plain mean. Needs no peer."""
+    from benchmarks import pieces
+
+    with tempfile.TemporaryDirectory() as scratch:
+        table = pieces.measure(repeats, Path(scratch))
+    _write("pieces", table, pieces.as_markdown(table))
+
+
+@app.command()
 def whole() -> None:
     """Time `dvc repro` of everything beside the reference's two programs."""
     from benchmarks import whole

@@ -1,11 +1,12 @@
 """An experiment, and the one way to run it: stages, benchmarks and tests all go through here."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from fedpipe.config.section import Section, Seed
 from fedpipe.data import datasets
 from fedpipe.data.store import MANIFEST, open_store
 from fedpipe.engines import Compute
+from fedpipe.federated.attacks.base import Attack
 from fedpipe.federated.client import Client
 from fedpipe.federated.holdout import EvaluateHoldouts, HoldoutReport
 from fedpipe.federated.rounds import OnClients, Round, run_rounds
@@ -73,7 +75,11 @@ class Result(datasets.OnDataset):
 
     def client_rows(self) -> list[dict[str, Any]]:
         """Return the rows of clients.csv."""
-        return [vars(client) for round in self.history for client in round.clients]
+        return [
+            vars(client) | ({} if round.hostile is None else {"hostile": int(client.client in round.hostile)})
+            for round in self.history
+            for client in round.clients
+        ]
 
     def timing_rows(self) -> list[dict[str, Any]]:
         """Return the rows of timings.csv, which two runs never have in common."""
@@ -93,7 +99,7 @@ class Result(datasets.OnDataset):
             accuracy, loss: on the test set. validation_accuracy, validation_loss: if there are validation data. sample:
             whether this is MNIST's sample, and not MNIST.
         """
-        figures = self.evaluations.metrics()
+        figures = self.evaluations.metrics() | self._attacked()
         return {**(dict.fromkeys(figures) if self.state.diverged else figures), "sample": self.data.is_sample}
 
     def figures(self) -> dict[str, Any]:
@@ -101,6 +107,7 @@ class Result(datasets.OnDataset):
         return {
             "dataset": self.dataset,
             **self.evaluations.metrics(),
+            **self._attacked(),
             "diverged": self.state.diverged,
             "rounds": len(self.history),
             "skipped_rounds": sum(round.skipped for round in self.history),
@@ -108,6 +115,11 @@ class Result(datasets.OnDataset):
             "bytes_down": sum(round.bytes_down for round in self.history),
             "bytes_up": sum(round.bytes_up for round in self.history),
         }
+
+    def _attacked(self) -> dict[str, float | None]:
+        """Return the figures that there are where attackers have a backdoor."""
+        backdoor = self.evaluations.backdoor
+        return {} if backdoor is None else {"backdoor_success": backdoor}
 
 
 @dataclass(frozen=True)
@@ -219,9 +231,9 @@ def iterate(
         )  # fmt: skip
         run_tasks = stack.enter_context(experiment.compute.start())
 
-        def on(data_set: str, examples: int) -> Callable[[Parameters], Evaluation]:
+        def on(data_set: str, examples: int, attack: Attack | None = None) -> Callable[[Parameters], Evaluation]:
             file = data.dataset.resolve() / f"{data_set}.safetensors"
-            ranges, job = parts(examples), EvaluateParts(architecture, file, experiment.compute)
+            ranges, job = parts(examples), EvaluateParts(architecture, file, experiment.compute, attack)
 
             def evaluate(parameters: Parameters) -> Evaluation:
                 results = run_tasks(job, parameters, ranges)
@@ -229,8 +241,20 @@ def iterate(
 
             return evaluate
 
+        def backdoor_on(data_set: str, examples: int) -> Callable[[Parameters], float] | None:
+            attack = experiment.federated.hostility
+            if not attack.has_trigger:
+                return None
+            evaluate = on(data_set, examples, attack)
+            return lambda parameters: attack.success(evaluate(parameters).confusion)
+
         held_back = description.validation_examples
-        evaluator = Evaluator(on("test", description.test_examples), on("validation", held_back) if held_back else None)
+        evaluator = Evaluator(
+            on("test", description.test_examples),
+            on("validation", held_back) if held_back else None,
+            backdoor_on("test", description.test_examples),
+            backdoor_on("validation", held_back) if held_back else None,
+        )
         state = state or ServerState(0, initial_parameters(architecture, experiment.seed))
         yield from run_rounds(state, client, store.sizes, run_tasks, evaluator, oldest=oldest, on_clients=on_clients)
 
@@ -262,3 +286,30 @@ def evaluate_holdouts(experiment: Experiment, data: FederatedData, parameters: P
             for some in run_tasks(job, parameters, tested):
                 reports.update({report.client: report for report in some})
     return list(reports.values())
+
+
+def holdout_rows(experiment: Experiment, holdouts: Sequence[HoldoutReport]) -> list[dict[str, Any]]:
+    """Return the rows of holdout.csv, which tell attackers from honest clients if there is an attack.
+
+    Args:
+        experiment: its parameters.
+        holdouts: a report for each client of the population.
+    """
+    if experiment.federated.attack == "none":
+        return [vars(report) for report in holdouts]
+    hostile = experiment.federated.hostile(experiment.seed, len(holdouts))
+    return [vars(report) | {"hostile": int(report.client in hostile)} for report in holdouts]
+
+
+def attack_figures(experiment: Experiment, holdouts: Sequence[HoldoutReport]) -> dict[str, Any]:
+    """Return the figures that there are if there is an attack.
+
+    Returns:
+        attackers: how many of the clients are hostile. honest_accuracy: the mean accuracy of the last model on what the
+        honest clients hold out, each of which counts alike; None if they hold out nothing.
+    """
+    rows = holdout_rows(experiment, holdouts)
+    if experiment.federated.attack == "none":
+        return {}
+    honest = [row["accuracy"] for row in rows if not row["hostile"] and row["accuracy"] is not None]
+    return {"attackers": sum(row["hostile"] for row in rows), "honest_accuracy": fmean(honest) if honest else None}

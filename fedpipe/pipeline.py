@@ -33,6 +33,7 @@ TABLES = [
     "fedpipe.federated.attacks",
     "fedpipe.federated.compression",
     "fedpipe.federated.mechanisms",
+    "fedpipe.federated.mixing",
     "fedpipe.federated.secure",
     "fedpipe.federated.strategies",
     "fedpipe.federated.transforms",

@@ -3,7 +3,15 @@
 from pathlib import Path
 
 from fedpipe.config.file import read, run_stage
-from fedpipe.experiment import Experiment, FederatedData, Result, evaluate_holdouts, run
+from fedpipe.experiment import (
+    Experiment,
+    FederatedData,
+    Result,
+    attack_figures,
+    evaluate_holdouts,
+    holdout_rows,
+    run,
+)  # fmt: skip
 from fedpipe.federated.rounds import CLIENT_COLUMNS, REMEDY, Round
 from fedpipe.federated.settings import Federated
 from fedpipe.serving import trained
@@ -32,11 +40,13 @@ def main() -> None:
     def write(result: Result) -> None:
         confusion = confusion_rows(result.test.confusion)
         trained.write(MODEL, result.state.parameters, experiment, result.data)
-        files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=CLIENT_COLUMNS, dataset=result.dataset)
+        attacked = ["hostile"] if settings.attack != "none" else []
+        columns = [*CLIENT_COLUMNS, *attacked]
+        files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=columns, dataset=result.dataset)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
         holdouts = evaluate_holdouts(experiment, DATA, result.state.parameters)
-        files.write_table(REPORTS / "holdout.csv", map(vars, holdouts), dataset=result.dataset)
-        files.write_json(REPORTS / "figures.json", result.figures())
+        files.write_table(REPORTS / "holdout.csv", holdout_rows(experiment, holdouts), dataset=result.dataset)
+        files.write_json(REPORTS / "figures.json", result.figures() | attack_figures(experiment, holdouts))
         write_so_far(result)
         files.write_sums(REPORTS, "rounds.csv", "clients.csv", "confusion.csv", "holdout.csv", "figures.json")
         write_provenance("federated", experiment.compute.torch_device())

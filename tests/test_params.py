@@ -250,7 +250,19 @@ MISTAKES = [
     ),
     ("federated.transforms", "clip+clip", 'federated.transforms: "clip+clip": names a transform twice'),
     ("federated.clip.norm", 0.0, "federated.clip.norm: 0.0 must be greater than 0"),
-    ("federated.aggregation", "median", "federated.aggregation: \"median\" is not one of 'mean'"),
+    ("federated.aggregation", "medain", "federated.aggregation: \"medain\" is not one of 'mean', 'median', "),
+    (
+        "federated.aggregation",
+        "krum",
+        "federated.clients_per_round: 4 is too few for krum to bear so large a fraction of hostile updates; 5 or a "
+        "smaller krum.hostile would do",
+    ),
+    (
+        "federated.mixing",
+        "nnm",
+        "federated.mixing: nnm needs each update by itself, and aggregation mean sees the sum alone; aggregation "
+        "median would do",
+    ),
     ("federated.q-fedavg.q", -1.0, "federated.q-fedavg.q: -1.0 must be at least 0"),
     ("partition.dirichlet.alpha", 0, "partition.dirichlet.alpha: 0 must be greater than 0"),
     ("partition.holdout", 1.0, "partition.holdout: 1.0 must be less than 1"),

@@ -654,18 +654,18 @@ class Private(Mechanism):
     ("setting", "why"),
     [
         ({"aggregation": First()}, "aggregation: First does not go with secure_aggregation: bonawitz: it needs each"),
-        ({"strategy": "fednova"}, "the norms ‖a_k‖₁ are averaged as fractions of any length, and masks have 64 bits"),
-        ({"strategy": "q-fedavg"}, "the scalars h_k are averaged as fractions of any length, and masks have 64 bits"),
-        ({"compression": Halves()}, "compression: Halves does not go .* random, so that nothing can be left out"),
+        ({"strategy": "fednova"}, "the norms ‖a_k‖₁ are fractions of any length in the sum"),
+        ({"strategy": "q-fedavg"}, "the scalars h_k are fractions of any length in the sum"),
+        ({"compression": Halves()}, "compression: Halves does not go .* random, and nothing can be left out"),
         ({"attack": Colluding()}, "attack: Colluding does not go .* go by updates that they could not see"),
         (
             {"evaluate_clients": True},
             "evaluate_clients: true does not go .* would tell what masks hide; false would do",
         ),
-        ({"on_bad_update": "stop"}, "on_bad_update: stop does not go .* the server cannot tell a bad update"),
+        ({"on_bad_update": "stop"}, "on_bad_update: stop does not go .* only its client can tell a bad update"),
         ({"clients_per_round": 1}, "clients_per_round: 1 does not go .* the sum of one update is that update"),
         ({"privacy": Private(), "dropout": 0.1}, "privacy: Private where clients drop out does not go"),
-        ({"privacy": Private(), "bonawitz": {"dropout_after": 0.1}}, "dropout and dropout_after of 0 would do"),
+        ({"privacy": Private(), "bonawitz": {"dropout_after": 0.1}}, "dropout and dropout_after 0 would do"),
         ({"bonawitz": {"threshold": 0.5}}, "greater than 0.5"),
     ],
 )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from statistics import fmean
 from typing import Any, Self
 
 import numpy as np
@@ -41,13 +42,15 @@ class Round(Record):
     bytes_down: int  # of the messages to all clients of the cohort
     bytes_up: int  # of the updates that arrived
     aggregate_norm: float | None  # L2 norm of what the aggregation makes of the updates; None in a skipped round
+    hostile: tuple[int, ...] | None  # the attackers in the cohort; None where there is no attack
     training_seconds: float = field(compare=False)  # from the draw to the new model
     evaluation_seconds: float = field(compare=False)
 
     @classmethod
     def of(
         cls, number: int, cohort: Cohort, arrived: PartialSum, aggregate: Aggregate | None,
-        evaluations: Evaluations, bytes_down: int, training_seconds: float, evaluation_seconds: float,
+        evaluations: Evaluations, bytes_down: int, hostile: frozenset[int] | None,
+        training_seconds: float, evaluation_seconds: float,
     ) -> Self:  # fmt: skip
         """Return what a round did in which these updates arrived; their aggregate is None if they are too few."""
         heard = {one.client for one in (*arrived.reports, *arrived.refusals)}
@@ -62,6 +65,7 @@ class Round(Record):
             bytes_down,
             arrived.bytes_up,
             aggregate and float(torch.linalg.vector_norm(aggregate.delta)),
+            None if hostile is None else tuple(one for one in cohort.drawn if one in hostile),
             training_seconds,
             evaluation_seconds,
         )
@@ -115,6 +119,16 @@ class Round(Record):
         """
         return self.aggregate_norm / self.update_norm if self.aggregate_norm is not None and self.update_norm else None
 
+    @property
+    def honest_accuracy(self) -> float | None:
+        """The mean accuracy of the honest clients that counted, each of its own model on its own examples.
+
+        Each counts alike. None where there are none, or clients do not evaluate.
+        """
+        honest = [report.accuracy for report in self.clients if report.client not in (self.hostile or ())]
+        known = [accuracy for accuracy in honest if accuracy is not None]
+        return fmean(known) if known else None
+
     def _mean(self, value: Callable[[ClientReport], float | None]) -> float | None:
         """Return the mean of a value over the clients, weighted as their updates are.
 
@@ -149,6 +163,15 @@ class Round(Record):
             "update_cosine": self.update_cosine,
             "bytes_down": self.bytes_down,
             "bytes_up": self.bytes_up,
+            **({} if self.hostile is None else self._attacked()),
+        }
+
+    def _attacked(self) -> dict[str, Any]:
+        """Return the columns of a round under attack."""
+        return {
+            "hostile": _numbers(self.hostile or ()),
+            "honest_accuracy": self.honest_accuracy,
+            "backdoor_success": self.evaluations.backdoor,
         }
 
 
@@ -223,7 +246,9 @@ def run_rounds(
         if settings.is_over(state):
             evaluations = evaluator.in_the_end(state.parameters, evaluations)
         seconds = trained - begun, time.monotonic() - trained
-        yield state, Round.of(number, cohort, arrived, aggregate, evaluations, collected.bytes_down, *seconds)
+        hostile = client.hostile if settings.attack != "none" else None
+        bytes_down = collected.bytes_down
+        yield state, Round.of(number, cohort, arrived, aggregate, evaluations, bytes_down, hostile, *seconds)
 
 
 def _tasks(cohort: Cohort, client_weights: np.ndarray, last_rounds: Mapping[int, int]) -> dict[int, Task]:

@@ -15,6 +15,8 @@ from fedpipe.federated.compression.base import Compression
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.mechanisms import MECHANISMS
 from fedpipe.federated.mechanisms.base import Mechanism
+from fedpipe.federated.mixing import MIXINGS
+from fedpipe.federated.mixing.base import Mixed, Mixing
 from fedpipe.federated.sampling import Sampling
 from fedpipe.federated.secure import PROTOCOLS
 from fedpipe.federated.secure.base import SecureAggregation
@@ -23,6 +25,8 @@ from fedpipe.federated.strategies import STRATEGIES
 from fedpipe.federated.strategies.base import Strategy
 from fedpipe.federated.transforms import TRANSFORMS
 from fedpipe.federated.transforms.base import Chain, Transform
+
+LARGEST_COHORT = 10_000  # that is proposed
 
 
 def _transforms(value: str) -> str:
@@ -46,6 +50,7 @@ def transform_names(value: str) -> list[str]:
 @choice("privacy", MECHANISMS, Mechanism)
 @choice("compression", COMPRESSIONS, Compression)
 @with_blocks(TRANSFORMS)
+@choice("mixing", MIXINGS, Mixing)
 @choice("aggregation", AGGREGATORS, Aggregator)
 @choice("strategy", STRATEGIES, Strategy)
 class Federated(Sampling):
@@ -60,7 +65,14 @@ class Federated(Sampling):
         "weight_decay and clip_norm of `local` count.",
     )
     aggregation: str = Field(
-        default="mean", description="How the updates of a round become one; mean is their weighted mean."
+        default="mean",
+        description="How the updates of a round become one; docs/robustness.md describes each. mean and norm-bounding "
+        "weigh the updates by `objective`; all others count each the same.",
+    )
+    mixing: str = Field(
+        default="none",
+        description="How updates are made more alike before the aggregation, if that is one that sees every update: "
+        "neither mean nor norm-bounding.",
     )
     transforms: Annotated[str, AfterValidator(_transforms), *or_own(Transform, several=True)] = Field(
         default="none",
@@ -125,43 +137,58 @@ class Federated(Sampling):
         broken = self.algorithm.transforms_break
         if broken and self.transforms != "none":
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
-        if self.protocol.hides_updates:
-            for value, reason in self._needs_updates():
-                raise ValueError(f"{value} does not go with secure_aggregation: {self.secure_aggregation}: {reason}")
+        self._check_aggregation()
+        self._check_secure_aggregation()
         return self
+
+    def _check_aggregation(self) -> None:
+        chosen = self.chosen("aggregation", Aggregator)
+        besides = self.algorithm.sends_besides
+        if self.mixing != "none" and not chosen.collects:
+            raise ValueError(
+                f"mixing: {self.mixing} needs each update by itself, and aggregation {self.aggregation} sees the sum "
+                "alone; aggregation median would do"
+            )
+        if chosen.robust and besides:
+            raise ValueError(
+                f"aggregation: {self.aggregation} does not go with strategy {self.strategy}, whose clients also send "
+                f"{besides}, where hostile ones could send anything; strategy fedavg, or aggregation mean, would do"
+            )
+        aggregator, cohort = self.aggregator, self.clients_per_round
+        if not aggregator.enough(cohort):
+            enough = next((f"{n} or " for n in range(cohort, LARGEST_COHORT) if aggregator.enough(n)), "")
+            name = self.mixing if chosen.enough(cohort) else self.aggregation
+            raise ValueError(
+                f"clients_per_round: {cohort} is too few for {name} to bear so large a fraction of hostile updates; "
+                f"{enough}a smaller {name}.hostile would do"
+            )
+
+    def _check_secure_aggregation(self) -> None:
+        if not self.protocol.hides_updates:
+            return
+        for value, reason in self._needs_updates():
+            raise ValueError(f"{value} does not go with secure_aggregation: {self.secure_aggregation}: {reason}")
 
     def _needs_updates(self) -> Iterator[tuple[str, str]]:
         """Yield what does not work where the server learns nothing but the sum of the updates, and why."""
+        besides = self.algorithm.sends_besides
         if not self.aggregator.maskable:
             yield f"aggregation: {self.aggregation}", "it needs each update; mean would do"
         if self.algorithm.sends_scalars:
-            besides = self.algorithm.sends_besides
-            yield (
-                f"strategy: {self.strategy}",
-                f"{besides} are averaged as fractions of any length, and masks have 64 bits",
-            )
+            yield f"strategy: {self.strategy}", f"{besides} are fractions of any length in the sum, and masks are not"
         if self.compression != "none":
-            yield (
-                f"compression: {self.compression}",
-                "masked numbers are random, so that nothing can be left out of them",
-            )
+            yield f"compression: {self.compression}", "masked numbers are random, and nothing can be left out of them"
         if self.hostility.colludes:
             yield f"attack: {self.attack}", "its attackers go by updates that they could not see"
         if self.evaluate_clients:
             yield "evaluate_clients: true", "what each client reports would tell what masks hide; false would do"
         if self.on_bad_update == "stop":
-            yield (
-                "on_bad_update: stop",
-                "the server cannot tell a bad update; refuse, by which its client sends none, would",
-            )
+            yield "on_bad_update: stop", "only its client can tell a bad update, and sends none; refuse would do"
         if self.clients_per_round == 1:
             yield "clients_per_round: 1", "the sum of one update is that update"
         if self.mechanism.is_private and (self.dropout or self.protocol.loses_clients):
-            reason = "it then depends on who takes part whether a round is skipped, for which no epsilon accounts"
-            yield (
-                f"privacy: {self.privacy} where clients drop out",
-                f"{reason}; dropout and dropout_after of 0 would do",
-            )
+            reason = "whether a round is skipped then depends on who takes part, for which no epsilon accounts"
+            yield f"privacy: {self.privacy} where clients drop out", f"{reason}; dropout and dropout_after 0 would do"
 
     def chosen_names(self) -> set[str]:
         names = transform_names(self.transforms) if isinstance(self.transforms, str) else []
@@ -173,9 +200,16 @@ class Federated(Sampling):
 
     @property
     def aggregator(self) -> Aggregator:
-        """The aggregator, as the privacy mechanism has it."""
+        """The aggregator, of mixed updates if they are mixed, as the privacy mechanism has it."""
         chosen = self.chosen("aggregation", Aggregator)
+        if self.mixing != "none":
+            chosen = Mixed(aggregator=chosen, mixing=self.mixer)
         return self.mechanism.aggregator(chosen, self.clients_per_round, self.rounds)
+
+    @property
+    def mixer(self) -> Mixing:
+        """How updates are mixed."""
+        return self.chosen("mixing", Mixing)
 
     @property
     def mechanism(self) -> Mechanism:
@@ -221,8 +255,8 @@ class Federated(Sampling):
     @property
     def pieces(self) -> list[Section]:
         """All objects that the round is made of."""
-        chosen = self.algorithm, self.aggregator, self.mechanism, self.protocol, self.hostility
-        return [*chosen, *self.chain.transforms.values()]
+        chosen = self.algorithm, self.aggregator, self.mixer, self.mechanism, self.protocol, self.hostility
+        return [self.chosen("aggregation", Aggregator), *chosen, *self.chain.transforms.values()]
 
     @property
     def has_client_state(self) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedpipe.data.datasets import load_to
+from fedpipe.federated.attacks.base import Attack
 from fedpipe.models.base import Architecture
 from fedpipe.models.parameters import Parameters, scratch_network_with
 from fedpipe.training.arithmetic import Arithmetic
@@ -25,15 +26,15 @@ class EvaluateParts:
     architecture: Architecture
     examples: Path  # as `fedpipe.data.datasets.save` writes it
     arithmetic: Arithmetic
+    attack: Attack | None = None  # whose trigger the images bear; None for images as they are
 
     def __call__(self, parameters: Parameters, tasks: Iterable[range]) -> list[Part]:
         device = self.arithmetic.torch_device()
         examples = load_to(device, self.examples)
         network = scratch_network_with(self.architecture, parameters, device)
-        return [
-            evaluate_part(
-                network, examples.images[task.start : task.stop], examples.labels[task.start : task.stop],
-                self.architecture.spec, task.start,
-            )
-            for task in tasks
-        ]  # fmt: skip
+        evaluated: list[Part] = []
+        for task in tasks:
+            images, labels = examples.images[task.start : task.stop], examples.labels[task.start : task.stop]
+            images = self.attack.triggered(images) if self.attack else images
+            evaluated.append(evaluate_part(network, images, labels, self.architecture.spec, task.start))
+        return evaluated

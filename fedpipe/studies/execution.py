@@ -30,7 +30,7 @@ from fedpipe.system.files import finite, scratch_folder
 from fedpipe.system.machine import cores, one_thread_here
 
 LEFT_OUT = (  # of a round: lists of clients, which explain a single round; and what follows from other columns
-    "cohort", "dropped", "lost", "refused", "update_cosine", "bytes_total",
+    "cohort", "dropped", "lost", "refused", "hostile", "update_cosine", "bytes_total",
 )  # fmt: skip
 
 Workers = int | Literal["auto"]

@@ -124,7 +124,7 @@ class Plan:
             )
         rounds = {candidate.pipeline.federated.rounds for of in self.cells.values() for candidate in of}
         for name, measure in self.study.measures.items():
-            if validation_examples and measure.kind in ("accuracy", "loss"):
+            if validation_examples and measure.kind in ("accuracy", "loss", "backdoor"):
                 word, number = when(measure.of)
                 if {number} != ({1} if word == "last" else rounds):
                     at, why = f"measures.{name}.{measure.kind}", "with validation data, the test set is used once"
@@ -247,7 +247,7 @@ def _of_measures(study: Study, pipeline: Pipeline) -> Iterator[ParameterError]:
     evaluated = sorted({*range(every, rounds + 1, every), rounds})
     for name, measure in study.measures.items():
         at = f"measures.{name}.{measure.kind}"
-        if measure.kind in ("accuracy", "loss"):
+        if measure.kind in ("accuracy", "loss", "backdoor"):
             word, number = when(measure.of)
             if word == "last" and number > len(evaluated):
                 yield ParameterError(at, f"{measure.of}: a run of {rounds} rounds has {len(evaluated)} evaluations")

@@ -50,8 +50,10 @@ class Record:
             on: the data that accuracy and loss are measured on.
         """
         match measure.kind:
-            case "accuracy" | "loss":
+            case "accuracy" | "loss" | "backdoor":
                 return self._at(measure.of, on, measure.kind)
+            case "epsilon":
+                return self.rounds[-1].get(f"epsilon_{measure.of}") if self.rounds else None
             case "rounds_to":
                 curve = self.curve(self.evaluated_on, "accuracy")
                 return rounds_to(measure.of, [number for number, _ in curve], [accuracy for _, accuracy in curve])
@@ -63,9 +65,15 @@ class Record:
                 return self.seconds
 
     def curve(self, on: Judge, kind: str) -> list[tuple[int, float]]:
-        """Return the rounds that were evaluated on this data, with accuracy or loss; NaN where this was no number."""
+        """Return the rounds that were evaluated on this data, with accuracy or loss; NaN where this was no number.
+
+        Of the kind `backdoor` it is the success rate, and of the kind `epsilon` what was spent until then; runs without
+        have no such rounds.
+        """
         evaluated = [row for row in self.rounds if row.get(f"{on}_accuracy") is not None]
-        values = [row[f"{on}_{kind}"] for row in evaluated]
+        if column := {"backdoor": "backdoor_success", "epsilon": "epsilon_pld"}.get(kind):
+            evaluated = [row for row in evaluated if row.get(column) is not None]
+        values = [row[column or f"{on}_{kind}"] for row in evaluated]
         numbers = [int(row["round"] or 0) for row in evaluated]
         return [(n, math.nan if value is None else value) for n, value in zip(numbers, values, strict=True)]
 

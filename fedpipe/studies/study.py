@@ -66,6 +66,13 @@ class Measure(Section):
     megabytes: Literal["down", "up", "both"] | None = Field(
         default=None, description="Millions of bytes that the server sent to clients, they to it, or both, in all."
     )
+    backdoor: When | None = Field(
+        default=None, description="Success rate of attackers' backdoor; `last` and `round` as for accuracy."
+    )
+    epsilon: Literal["pld", "rdp"] | None = Field(
+        default=None,
+        description="What the run cost in privacy: epsilon after the last round, by one of two accountants.",
+    )
     seconds: Literal["run"] | None = Field(
         default=None, description="Seconds that the run took: other runs took their share of the machine meanwhile."
     )
@@ -90,12 +97,15 @@ class Measure(Section):
     @property
     def low_is_good(self) -> bool:
         """Whether a smaller value is a better one."""
-        return self.kind in ("loss", "rounds_to", "megabytes", "seconds") or self.clients == "spread"
+        return (
+            self.kind in ("loss", "rounds_to", "megabytes", "epsilon", "backdoor", "seconds")
+            or self.clients == "spread"
+        )
 
     @property
     def is_fraction(self) -> bool:
         """Whether people read it in percent."""
-        return self.kind in ("accuracy", "clients")
+        return self.kind in ("accuracy", "clients", "backdoor")
 
     def in_words(self, evaluated_on: str) -> str:
         """Return what it is, for people.
@@ -104,10 +114,13 @@ class Measure(Section):
             evaluated_on: what rounds were evaluated on, test or validation data.
         """
         match self.kind:
-            case "accuracy" | "loss":
+            case "accuracy" | "loss" | "backdoor":
                 word, number = when(self.of)
                 last = "last evaluated round" if number == 1 else f"last {number} evaluated rounds, the mean"
-                return f"test {self.kind} {f'after round {number}' if word == 'round' else f'in the {last}'}"
+                what = "success rate of the backdoor" if self.kind == "backdoor" else f"test {self.kind}"
+                return f"{what} {f'after round {number}' if word == 'round' else f'in the {last}'}"
+            case "epsilon":
+                return f"epsilon after the last round, by the {self.of.upper()} accountant"
             case "rounds_to":
                 return f"rounds until the {evaluated_on} accuracy is {self.of:.4g}"
             case "clients":
@@ -153,8 +166,10 @@ class Figure(Section):
     """Lay a picture out: curves over rounds, or over what was sent."""
 
     over: Literal["rounds", "megabytes"] = Field(default="rounds", description="What curves run over.")
-    measure: Literal["accuracy", "loss"] = Field(
-        default="accuracy", description="What curves show, on validation data if there are any, else on the test set."
+    measure: Literal["accuracy", "loss", "epsilon"] = Field(
+        default="accuracy",
+        description="What curves show: accuracy or loss, on validation data if there are any, else on the test set; or "
+        "epsilon, of the runs that have a mechanism of differential privacy.",
     )
     lines: str = Field(description="The axis with a line for each setting.")
     panels: str | None = Field(default=None, description="The axis with a panel for each setting; null draws one.")

@@ -69,6 +69,7 @@ class Evaluations(Record):
 
     validation: Evaluation | None = None
     test: Evaluation | None = None
+    backdoor: float | None = None  # the success rate of attackers' backdoor, if there is one, on these examples
 
     @property
     def deciding(self) -> Evaluation | None:
@@ -113,12 +114,16 @@ class Evaluator:
 
     on_test_set: Callable[[Mapping[str, Tensor]], Evaluation]  # of a model's parameters
     on_validation_data: Callable[[Mapping[str, Tensor]], Evaluation] | None = None  # None where there are none
+    # The success rate of attackers' backdoor; None where they have none.
+    backdoor_on_test_set: Callable[[Mapping[str, Tensor]], float] | None = None
+    backdoor_on_validation_data: Callable[[Mapping[str, Tensor]], float] | None = None
 
     def during_training(self, parameters: Mapping[str, Tensor]) -> Evaluations:
         """Evaluate a model by which it is decided whether training goes on."""
         if self.on_validation_data:
-            return Evaluations(validation=self.on_validation_data(parameters))
-        return Evaluations(test=self.on_test_set(parameters))
+            backdoor = self.backdoor_on_validation_data
+            return Evaluations(self.on_validation_data(parameters), None, backdoor and backdoor(parameters))
+        return self.in_the_end(parameters, Evaluations())
 
     def in_the_end(self, parameters: Mapping[str, Tensor], so_far: Evaluations) -> Evaluations:
         """Evaluate the last model on the test set, unless it has been.
@@ -127,7 +132,10 @@ class Evaluator:
             parameters: the model's.
             so_far: its evaluations.
         """
-        return so_far if so_far.test else replace(so_far, test=self.on_test_set(parameters))
+        if so_far.test:
+            return so_far
+        backdoor = self.backdoor_on_test_set
+        return replace(so_far, test=self.on_test_set(parameters), backdoor=backdoor and backdoor(parameters))
 
 
 def evaluate(network: nn.Module, images: Tensor, labels: Tensor, spec: DataSpec) -> Evaluation:

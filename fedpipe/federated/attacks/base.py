@@ -49,6 +49,18 @@ class Attack(Section):
         """
         return attackers
 
+    def triggered(self, images: Tensor) -> Tensor:
+        """Return images with the trigger in them: (n, height, width, channels) uint8, as given."""
+        return images
+
+    def success(self, confusion: Tensor) -> float:
+        """Return how often a trigger works, as a fraction.
+
+        Args:
+            confusion: (classes, classes) int64, images with the trigger by actual and predicted class.
+        """
+        return 0.0
+
 
 def attackers(seed: int, clients: int, fraction: float) -> frozenset[int]:
     """Draw which clients are hostile: this fraction of them, rounded to a whole number."""

@@ -1,10 +1,9 @@
 """Attackers that know every update of the round before they choose theirs."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field, InstanceOf
 
 from fedpipe.federated.aggregation.base import Aggregator, Refused
 from fedpipe.federated.aggregation.collected import Collected, Collecting
@@ -19,10 +18,8 @@ class Collusion(Collecting):
     All updates of the round are held until then, as if attackers had listened to every line.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    aggregator: Aggregator[Any] = Field(description="that the updates are for")
-    attack: Attack = Field(description="of the attackers")
+    aggregator: InstanceOf[Aggregator] = Field(description="that the updates are for")
+    attack: InstanceOf[Attack] = Field(description="of the attackers")
     hostile: frozenset[int] = Field(description="the attackers")
 
     def enough(self, updates: int) -> bool:
