@@ -7,6 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,7 +45,7 @@ def measure(most: int) -> pd.DataFrame:
     return pd.DataFrame([_row(*case) for case in CASES if case[0] <= most])
 
 
-def _row(clients: int, length: int, leaving: str) -> dict[str, object]:
+def _row(clients: int, length: int, leaving: str) -> dict[str, Any]:
     spent, counted = defaultdict[str, float](float), Counter[str]()
 
     @contextmanager

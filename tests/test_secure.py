@@ -313,6 +313,16 @@ def test_a_client_drops_out_if_a_ciphertext_is_anothers_or_of_another_round():
             run.clients[0].unmask(wrong)
 
 
+def test_a_pair_of_clients_encrypts_each_direction_by_itself():
+    """Both have the same key. With one nonce for both, ciphertexts would differ as the shares do."""
+    run = run_of(range(2), 2)
+    run.until_masked((), (), ())
+    encrypted = [np.frombuffer(as_bytes(run.shares[k].ciphertexts[0, :68]), np.uint8) for k in range(2)]
+    shares = [np.frombuffer(run.clients[k]._shares(2, range(2 - k, 3 - k))[0], np.uint8) for k in range(2)]
+    assert np.mean(encrypted[0] ^ encrypted[1] == shares[0] ^ shares[1]) < 0.1
+    assert np.mean(encrypted[0] == shares[0]) < 0.1
+
+
 def test_what_a_client_answers_follows_from_its_root_and_from_nothing_else():
     one, same, other = (run_of(range(3), 2, seed=seed, length=100) for seed in (1, 1, 2))
     for run in (one, same, other):
