@@ -53,16 +53,16 @@ class SecureServer:
     ) -> dict[int, UnmaskRequest]:
         """Return what step 4 asks of each client whose masked numbers arrived, by client.
 
-        The paper hands out the ciphertexts in step 3. Until step 4, clients need no more of them than who
-        sent some, which step 3 says; so those that drop out in between are not sent theirs in vain, and a client need
-        not keep them. A server that keeps to the protocol learns nothing else by this.
+        The paper hands out the ciphertexts in step 3. Until step 4, clients need no more of them than who sent some,
+        which step 3 says; so those that drop out in between are not sent theirs in vain, and a client need not keep
+        them. A server that keeps to the protocol learns nothing else by this.
 
         Args:
             shares: as they arrived in step 2, by client.
             arrived: clients whose masked numbers arrived in step 3.
         """
         asked, clients = self._enough(arrived), self._enough(shares)
-        missing = [client for client in clients if client not in set(asked)]
+        missing = sorted(set(clients) - set(asked))
         places = {client: place for place, client in enumerate(sorted(self.keys))}
         # (from, to, bytes); nobody sends any to itself.
         table = np.stack(
@@ -94,7 +94,7 @@ class SecureServer:
         answering = self._enough(answers)[: self.threshold]
         points = np.searchsorted(sorted(self.keys), answering) + 1
         secrets = shamir.reconstruct(points, np.stack([answers[client].shares.numpy() for client in answering]))
-        others = [(client, self.keys[client].masking.numpy().tobytes()) for client in sorted(arrived)]
+        others = [(client, self.keys[client].masking.numpy().tobytes()) for client in arrived]
         total = total.copy()
         for client, secret in zip(sorted(senders), secrets, strict=True):
             if client in arrived:
