@@ -21,6 +21,7 @@ from fedpipe import baseline
 from fedpipe.data.datasets import Dataset, Split, save
 from fedpipe.engines import Compute
 from fedpipe.experiment import FederatedData, Result, run
+from fedpipe.federated.compression import COMPRESSIONS, COMPRESSIONS_DOWN, ENTROPY_CODINGS
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.strategies import STRATEGIES
@@ -139,11 +140,15 @@ def test_a_run_goes_on_exactly_whatever_its_parameters_and_wherever_it_ended(
     data: st.DataObject, folder: Path, test: Path, tmp_path_factory: pytest.TempPathFactory
 ):
     draw = data.draw
+    strategy = draw(st.sampled_from(["fedavg", "scaffold", "feddyn", "fedadam", "fedavgm"]))
     setting: dict[str, Any] = {
         "rounds": ROUNDS,
         "local": SGD,
         "model": Logistic(),
-        "strategy": draw(st.sampled_from(["fedavg", "scaffold", "feddyn", "fedadam", "fedavgm"])),
+        "strategy": strategy,
+        "compression": "none" if strategy == "feddyn" else draw(st.sampled_from([*COMPRESSIONS])),
+        "compression_down": draw(st.sampled_from([*COMPRESSIONS_DOWN])),
+        "entropy_coding": draw(st.sampled_from([*ENTROPY_CODINGS])),
         "dropout": draw(st.sampled_from([0.0, 0.5])),
         "sampling": draw(st.sampled_from(["uniform", "poisson"])),
         "min_updates": draw(st.sampled_from([1, 3])),

@@ -31,7 +31,9 @@ counts = st.integers(0, 10**6)
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 tensors = st.builds(
     lambda dtype, shape, seed: (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 9).to(dtype),
-    st.sampled_from([torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8]),
+    st.sampled_from(
+        [torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bfloat16, torch.float16]
+    ),
     st.lists(st.integers(0, 4), max_size=3),
     counts,
 )
@@ -41,7 +43,15 @@ reports = st.builds(
     st.none() | numbers, st.none() | numbers,
 )  # fmt: skip
 updates = st.builds(
-    Update, counts, numbers, reports, tensors, states, states, st.dictionaries(names, numbers, max_size=2)
+    Update,
+    counts,
+    numbers,
+    reports,
+    tensors,
+    states,
+    states,
+    st.dictionaries(names, numbers, max_size=2),
+    states,
 )
 exact_sums = st.builds(
     ExactSum,
@@ -52,7 +62,7 @@ exact_sums = st.builds(
     counts,
 )  # fmt: skip
 MESSAGES = {
-    Broadcast: st.builds(Broadcast, counts, states, states, counts.map(torch.tensor)),
+    Broadcast: st.builds(Broadcast, counts, states, states, states, counts.map(torch.tensor), states),
     Task: st.builds(Task, counts, counts, numbers, numbers, counts),
     ClientReport: reports,
     Update: updates,

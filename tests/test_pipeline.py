@@ -394,7 +394,7 @@ def test_metrics_and_plots_of_two_branches_compare_in_a_fresh_clone(project: Pat
 def test_the_page_of_plots_draws_every_plot_and_needs_no_network(project: Path):
     output = run("dvc plots show", project)
     page = (project / "dvc_plots/index.html").read_text()
-    assert page.count("vegaEmbed('#") == 10
+    assert page.count("vegaEmbed('#") == 11
     assert "error" not in output.lower()
     own = page[: page.index("<script>")] + page[page.index("</script>") :]  # all but the inlined library
     assert not re.findall(r"<[^>]*(?:src|href)\s*=", own)

@@ -46,7 +46,7 @@ def test_plots_show_and_diff_draw_in_a_fresh_clone_where_nothing_ran(tmp_path: P
         output = run(command, clone)
         page = (clone / "dvc_plots/index.html").read_text()
         assert output == (clone / "dvc_plots/index.html").as_uri() + "\n"
-        assert page.count("vegaEmbed('#") == 10
+        assert page.count("vegaEmbed('#") == 11
         assert SCRIPT in page
         assert "another data set" in page
     assert page.count('"dataset": "MNIST"') > page.count("another data set")  # of the diff: both revisions

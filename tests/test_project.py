@@ -103,7 +103,7 @@ def test_the_report_of_a_pull_request_tells_what_changed_and_leaves_the_checkout
     assert before != after
     assert "MNIST sample (5,000 images)" in report
     page = (project / "report/plots.html").read_text()
-    assert page.count("vegaEmbed('#") == 10
+    assert page.count("vegaEmbed('#") == 11
     assert page.count('"rev": "before"') > 0
     assert page.count('"rev": "after"') > 0
     changed = subprocess.run(["git", "status", "--porcelain"], cwd=project, capture_output=True, text=True, check=True)

@@ -471,6 +471,8 @@ def same_models(some: Rounds, others: Rounds) -> bool:
         {"strategy": "fedbn", "model": ReferenceBatchNormCNN(), "rounds": 1},
         {"model": ReferenceBatchNormCNN(), "rounds": 1},
         {"transforms": "clip"},
+        {"compression_down": "qsgd", "entropy_coding": "zlib"},
+        {"attack": "sign-flip", "attackers": 0.4},
         {"sampling": "poisson", "clients_per_round": 4},
         {"sampling": "size", "clients_per_round": 5},
     ],

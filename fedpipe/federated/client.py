@@ -33,18 +33,28 @@ STRATEGY, AT_HOME = "strategy", "stays at home"  # the parts of a client's state
 class Layout:
     """What the vectors of a network hold."""
 
-    lengths: Mapping[str, int]  # of the trained parameters, in their order
+    shapes: Mapping[str, torch.Size]  # of the trained parameters, in their order
     at_home: frozenset[str]  # names of parameters and buffers that stay with the client
 
     @cached_property
     def trained(self) -> tuple[str, ...]:
         """The names of the trained parameters."""
-        return tuple(self.lengths)
+        return tuple(self.shapes)
+
+    @cached_property
+    def lengths(self) -> Mapping[str, int]:
+        """How many numbers each trained parameter has."""
+        return {name: shape.numel() for name, shape in self.shapes.items()}
+
+    @cached_property
+    def shared(self) -> Mapping[str, torch.Size]:
+        """The shapes of the trained parameters that clients send."""
+        return {name: shape for name, shape in self.shapes.items() if name not in self.at_home}
 
     @property
-    def shared(self) -> list[str]:
-        """The names of the trained parameters that clients send."""
-        return [name for name in self.lengths if name not in self.at_home]
+    def dimension(self) -> int:
+        """The length of the vectors that clients send."""
+        return sum(shape.numel() for shape in self.shared.values())
 
 
 @dataclass(frozen=True)
@@ -128,8 +138,16 @@ class Client:
 
     def arrived(self, update: Update, round: int) -> Update:
         """Return what an update holds, decoded, where it arrives."""
-        dimension = sum(self.layout.lengths[name] for name in self.layout.shared)
-        return self._transforms.on_arrival(update, ArrivalContext(round, update.client, self.seed, dimension))
+        context = ArrivalContext(round, update.client, self.seed, self.layout.dimension)
+        return self._transforms.on_arrival(update, context)
+
+    def sent(self, broadcast: Broadcast) -> Broadcast:
+        """Return a broadcast as the server sends it to the clients, encoded."""
+        return self.settings.down_link.encoded(broadcast, self.layout.shared, self.seed)
+
+    def received(self, broadcast: Broadcast) -> Broadcast:
+        """Return a broadcast as it is to those it was sent to, decoded."""
+        return self.settings.down_link.decoded(broadcast, self.layout.shared, self.seed)
 
     def aggregator(self, broadcast: Broadcast) -> Aggregator:
         """Return what adds the updates of a round up; colluding attackers see them before it does."""
@@ -151,8 +169,8 @@ class Client:
     def layout(self) -> Layout:
         """What vectors hold; once made it is sent to workers with the rest."""
         network = skeleton(self.architecture)
-        lengths = {name: network.get_parameter(name).numel() for name in trained_names(network)}
-        return Layout(lengths, frozenset(self._strategy.stays_at_home(network)))
+        shapes = {name: network.get_parameter(name).shape for name in trained_names(network)}
+        return Layout(shapes, frozenset(self._strategy.stays_at_home(network)))
 
     @cached_property
     def _strategy(self) -> Strategy:

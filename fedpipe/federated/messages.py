@@ -36,6 +36,8 @@ class Broadcast(Message):
     # The oldest round after which training may have to go on again: clients keep their own states since then. () int64,
     # because it depends on the clock, and the length of a message must not.
     oldest_round: Tensor = field(default_factory=lambda: torch.tensor(0))
+    # What compression makes of the parameters that clients train and send, which `parameters` then lacks.
+    encoded: State = field(default_factory=dict)
 
     def vector(self, names: tuple[str, ...]) -> Tensor:
         """Return these parameters as one vector, which clients of the same process share."""

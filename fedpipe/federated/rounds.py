@@ -211,8 +211,7 @@ def run_rounds(
             "federated.clients_per_round", f"{settings.clients_per_round} exceeds the {len(sizes)} clients"
         )
     client_weights = settings.client_weights(sizes)
-    names = client.layout.shared
-    dimension = sum(client.layout.lengths[name] for name in names)
+    names, dimension = [*client.layout.shared], client.layout.dimension
 
     while not settings.is_over(state):
         number, begun = state.round + 1, time.monotonic()
@@ -220,7 +219,7 @@ def run_rounds(
         extra = strategy.broadcast(state.strategy, dimension)
         keep = torch.tensor(oldest() if oldest else state.round)
         told = settings.aggregator.broadcast(state.aggregation)
-        broadcast = Broadcast(number, state.parameters, extra, told, keep)
+        broadcast = client.sent(Broadcast(number, state.parameters, extra, told, keep))
         aggregator = client.aggregator(broadcast)
         tasks = _tasks(cohort, client_weights, state.last_rounds)
         expected = [member.client for member in cohort.members]

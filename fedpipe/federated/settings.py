@@ -10,8 +10,10 @@ from fedpipe.federated.aggregation import AGGREGATORS
 from fedpipe.federated.aggregation.base import Aggregator
 from fedpipe.federated.attacks import ATTACKS
 from fedpipe.federated.attacks.base import Attack, attackers
-from fedpipe.federated.compression import COMPRESSIONS
+from fedpipe.federated.compression import COMPRESSIONS, COMPRESSIONS_DOWN, ENTROPY_CODINGS
 from fedpipe.federated.compression.base import Compression
+from fedpipe.federated.compression.down import DownLink
+from fedpipe.federated.compression.entropy import EntropyCoding
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.mechanisms import MECHANISMS
 from fedpipe.federated.mechanisms.base import Mechanism
@@ -48,6 +50,8 @@ def transform_names(value: str) -> list[str]:
 @choice("attack", ATTACKS, Attack)
 @choice("secure_aggregation", PROTOCOLS, SecureAggregation)
 @choice("privacy", MECHANISMS, Mechanism)
+@choice("entropy_coding", ENTROPY_CODINGS, EntropyCoding)
+@choice("compression_down", COMPRESSIONS_DOWN, Compression)
 @choice("compression", COMPRESSIONS, Compression)
 @with_blocks(TRANSFORMS)
 @choice("mixing", MIXINGS, Mixing)
@@ -79,7 +83,20 @@ class Federated(Sampling):
         description="What happens to updates between training and the aggregation: none, or transforms joined with +, "
         f"in the order in which a client applies them. Transforms: {', '.join(TRANSFORMS)}.",
     )
-    compression: str = Field(default="none", description="How clients encode their updates, to send fewer bytes.")
+    compression: str = Field(
+        default="none",
+        description="How clients encode their updates, to send fewer bytes; docs/communication.md describes each. What "
+        "strategies send besides, and buffers, are sent as they are.",
+    )
+    compression_down: str = Field(
+        default="none",
+        description="Likewise, how the server encodes its model for the clients. They train from what they receive.",
+    )
+    entropy_coding: str = Field(
+        default="none",
+        description="With zlib, what is encoded is deflated too, in both directions, and so is what no compression "
+        "encodes. Nothing is lost by that.",
+    )
     privacy: str = Field(
         default="none", description="The mechanism of differential privacy by which clients are protected."
     )
@@ -137,6 +154,8 @@ class Federated(Sampling):
         broken = self.algorithm.transforms_break
         if broken and self.transforms != "none":
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
+        if broken and self.compression != "none":
+            raise ValueError(f"compression: {self.compression} does not go with strategy {self.strategy}: {broken}")
         self._check_aggregation()
         self._check_secure_aggregation()
         return self
@@ -237,15 +256,23 @@ class Federated(Sampling):
 
     @property
     def chain(self) -> Chain:
-        """The transforms, in the order in which a client applies them; the compression is the last."""
+        """The transforms, in the order in which a client applies them; compression and entropy coding are the last."""
         given = cast("str | tuple[Transform, ...]", self.transforms)
         if isinstance(given, str):
             chosen = {name: self.entry(name, TRANSFORMS, Transform) for name in transform_names(self.transforms)}
         else:
             chosen = {type(transform).__name__: transform for transform in given}
-        if self.compression != "none":
+        if self.compression != "none" or self.entropy_coding != "none":
             chosen["compression"] = self.chosen("compression", Compression)
+        if self.entropy_coding != "none":
+            chosen["entropy coding"] = self.chosen("entropy_coding", EntropyCoding)
         return Chain(chosen)
+
+    @property
+    def down_link(self) -> DownLink:
+        """How the server encodes its model."""
+        compression = self.chosen("compression_down", Compression).down()
+        return DownLink(compression, self.chosen("entropy_coding", EntropyCoding))
 
     @property
     def local_training(self) -> LocalTraining:
@@ -256,7 +283,8 @@ class Federated(Sampling):
     def pieces(self) -> list[Section]:
         """All objects that the round is made of."""
         chosen = self.algorithm, self.aggregator, self.mixer, self.mechanism, self.protocol, self.hostility
-        return [self.chosen("aggregation", Aggregator), *chosen, *self.chain.transforms.values()]
+        link = self.down_link.compression, self.down_link.coding
+        return [self.chosen("aggregation", Aggregator), *chosen, *link, *self.chain.transforms.values()]
 
     @property
     def has_client_state(self) -> bool:

@@ -16,6 +16,7 @@ class TrainAndSum:
     client: Client
 
     def __call__(self, broadcast: Broadcast, tasks: Iterable[Task]) -> PartialSum:
+        broadcast = self.client.received(broadcast)
         strategy, aggregator = self.client.settings.algorithm, self.client.aggregator(broadcast)
         total = aggregator.empty()
         reports: list[ClientReport] = []
@@ -43,7 +44,7 @@ class TrainAndMask:
     client: Client
 
     def __call__(self, shared: tuple[Broadcast, Mask], tasks: Iterable[Task]) -> PartialSum:
-        broadcast, mask = shared
+        broadcast, mask = self.client.received(shared[0]), shared[1]
         strategy, aggregator = self.client.settings.algorithm, self.client.aggregator(broadcast)
         total = aggregator.empty()
         reports: list[ClientReport] = []
