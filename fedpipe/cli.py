@@ -150,6 +150,76 @@ def inspect(
 
 
 @app.command()
+def privacy(
+    path: Annotated[Path, typer.Argument(help="The file of parameters.")] = Path("params.yaml"),
+    rounds: Annotated[
+        int | None,
+        typer.Option(help="Plan so many rounds in place of federated.rounds.", min=1, show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what training would cost in privacy, and how much noise it would take. Nothing runs.
+
+    Epsilon is told by two accountants, after some rounds and after all of them: by Rényi divergences (RDP), and by
+    privacy loss distributions (PLD), which give the smaller one. The file must have a mechanism of privacy.
+
+    Examples:
+
+        fedpipe privacy
+
+        fedpipe privacy --rounds 500
+
+        fedpipe privacy private.yaml --json > cost.json
+    """
+    from fedpipe import cost
+    from fedpipe.config.file import parameters_from
+    from fedpipe.pipeline import check
+
+    with parameters_from(path):
+        found = cost.of(check(path), rounds)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        _terminal().print(found.as_table())
+
+
+@app.command()
+def audit(
+    canaries: Annotated[
+        float, typer.Option(help="Which part of the clients are canaries; with 1, the strongest attack.", min=0, max=1)
+    ] = 1.0,
+    guesses: Annotated[float, typer.Option(help="Of which part of the canaries to guess.", min=0, max=1)] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Attack a training, to see whether it keeps its promise of privacy.
+
+    It trains with the parameters of params.yaml and the data that the pipeline has made. Canaries take the place of
+    clients: a coin decides for each whether it takes part, and the attacker guesses the coins from the model. How many
+    guesses are right proves that epsilon is no smaller than a lower bound. Nothing is written.
+
+    Examples:
+
+        fedpipe audit
+
+        fedpipe audit --canaries 0.5 --json
+    """
+    from dataclasses import asdict
+
+    from fedpipe.audit import attack
+    from fedpipe.config.file import parameters_from, read
+    from fedpipe.experiment import Experiment, FederatedData
+
+    with parameters_from():
+        data = FederatedData(dataset=Path("data/dataset"), clients=Path("data/shards"))
+        found = attack(read(Experiment, only_its_fields=True), data, canaries=canaries, guesses=guesses)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        for line in found.lines():
+            typer.echo(line)
+
+
+@app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Look whether everything is here that the pipeline needs, and say what would help where something is not.
 

@@ -18,6 +18,7 @@ from fedpipe.engines import Compute
 from fedpipe.federated.attacks.base import Attack
 from fedpipe.federated.client import Client
 from fedpipe.federated.holdout import EvaluateHoldouts, HoldoutReport
+from fedpipe.federated.mechanisms.base import Guarantee
 from fedpipe.federated.rounds import OnClients, Round, run_rounds
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.state import ServerState
@@ -52,6 +53,7 @@ class Result(datasets.OnDataset):
 
     state: ServerState
     history: tuple[Round, ...]
+    guarantee: Guarantee | None  # what clients are promised
 
     @property
     def evaluations(self) -> Evaluations:
@@ -69,9 +71,17 @@ class Result(datasets.OnDataset):
         processed = accumulate(round.examples_processed for round in self.history)
         sent = accumulate(round.bytes_down + round.bytes_up for round in self.history)
         return [
-            round.row() | {"bytes_total": so_far, "examples_processed": examples}
+            round.row() | {"bytes_total": so_far, "examples_processed": examples} | self._cost(round)
             for round, so_far, examples in zip(self.history, sent, processed, strict=True)
         ]
+
+    def _cost(self, round: Round) -> dict[str, Any]:
+        """Return what clients' privacy has cost after a round, as columns of its row."""
+        if self.guarantee is None:
+            return {}
+        rdp, pld = self.guarantee.epsilon_rdp(round.number), self.guarantee.epsilon_pld(round.number)
+        clip = {} if round.clip is None else {"clip": round.clip}
+        return {"epsilon_rdp": rdp, "epsilon_pld": pld, **clip}
 
     def client_rows(self) -> list[dict[str, Any]]:
         """Return the rows of clients.csv."""
@@ -97,10 +107,13 @@ class Result(datasets.OnDataset):
 
         Returns:
             accuracy, loss: on the test set. validation_accuracy, validation_loss: if there are validation data. sample:
-            whether this is MNIST's sample, and not MNIST.
+            whether this is MNIST's sample, and not MNIST. epsilon: what all rounds may cost, if clients are promised
+            privacy.
         """
         figures = self.evaluations.metrics() | self._attacked()
-        return {**(dict.fromkeys(figures) if self.state.diverged else figures), "sample": self.data.is_sample}
+        promised = {"epsilon": self.guarantee.epsilon} if self.guarantee else {}
+        trained = dict.fromkeys(figures) if self.state.diverged else figures
+        return {**trained, **promised, "sample": self.data.is_sample}
 
     def figures(self) -> dict[str, Any]:
         """Return all figures of the training as a whole."""
@@ -114,6 +127,7 @@ class Result(datasets.OnDataset):
             "examples_processed": sum(round.examples_processed for round in self.history),
             "bytes_down": sum(round.bytes_down for round in self.history),
             "bytes_up": sum(round.bytes_up for round in self.history),
+            **(self.guarantee.figures() if self.guarantee else {}),
         }
 
     def _attacked(self) -> dict[str, float | None]:
@@ -163,6 +177,7 @@ def run(
         UserError: the data is missing or damaged, a parameter does not fit the data, or the engine does not work here.
     """
     description = datasets.describe(data.dataset / "dataset.json")
+    guarantee = experiment.federated.guarantee(len(open_store(data.clients.resolve())))
     seconds = experiment.compute.checkpoint_every
 
     def follows_from() -> dict[str, Any]:
@@ -178,7 +193,7 @@ def run(
 
         def result() -> Result:
             assert state is not None, "there is at least one round"
-            return Result(description, state, tuple(rounds))
+            return Result(description, state, tuple(rounds), guarantee)
 
         if begun:
             on_resume(result())

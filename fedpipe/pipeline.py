@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
+from torch import nn
 
 from fedpipe.baseline import Baseline
 from fedpipe.config.file import PARAMS, read
@@ -113,19 +114,30 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     }
 
 
+def spec_of(pipeline: Pipeline) -> DataSpec | None:
+    """Return what the images and labels are like; None for a data set of the user's own that is not there yet."""
+    known = _known(pipeline.download)
+    return known and known.spec
+
+
 def mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:
     """Yield what is wrong with sections that are right by themselves."""
     federated, compute = pipeline.federated, pipeline.compute
     cohort, clients = federated.clients_per_round, pipeline.partition.clients
     if cohort > clients:
         yield ParameterError("federated.clients_per_round", f"{cohort} exceeds partition.clients = {clients}")
+    else:
+        yield from _raised(lambda: federated.guarantee(clients))
     if known := _known(pipeline.download):
         try:
             examples = known.examples - pipeline.download.validation_examples(known.examples)
         except ParameterError as error:
             yield error
             examples = known.examples
-        yield from _raised(lambda: federated.algorithm.check(skeleton(pipeline.model.model.on(known.spec))))
+        network = skeleton(pipeline.model.model.on(known.spec))
+        yield from _raised(lambda: federated.algorithm.check(network))
+        if federated.mechanism.is_private:
+            yield from _noiseless(network, pipeline)
         # Tried on labels as many as the data set's, each as often as the other.
         labels = np.arange(examples) % known.spec.classes
         owners = np.arange(examples) % known.clients if known.clients else None
@@ -133,6 +145,19 @@ def mistakes(pipeline: Pipeline) -> Iterator[ParameterError]:
     yield from _raised(compute.torch_device)
     if compute.engine == "ray" and find_spec("ray") is None:
         yield ParameterError("compute.engine", 'ray is not installed; pip install -e ".[ray]"')
+
+
+def _noiseless(network: nn.Module, pipeline: Pipeline) -> Iterator[ParameterError]:
+    """Yield that clients would send what gets no noise."""
+    at_home = pipeline.federated.algorithm.stays_at_home(network)
+    buffers = [name for name, _ in network.named_buffers() if name not in at_home]
+    if buffers:
+        yield ParameterError(
+            "model.name",
+            f"{pipeline.model.name} does not go with federated.privacy {pipeline.federated.privacy}: buffers such as "
+            f"{buffers[0]} would be averaged without noise; a model without them, or federated.strategy: fedbn, which "
+            "keeps them at home, would do",
+        )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,19 @@ from tests.conftest import ROOT
 from tests.federations import SIZES
 
 SLOW = {"torch", "numpy", "pandas", "sklearn", "scipy", "dvc", "dvc_render", "vl_convert", "pydantic", "ruamel", "ray"}
-COMMANDS = ["check", "params", "inspect", "doctor", "reset", "verify", "summary", "predict", "export"]
+COMMANDS = [
+    "check",
+    "params",
+    "inspect",
+    "privacy",
+    "audit",
+    "doctor",
+    "reset",
+    "verify",
+    "summary",
+    "predict",
+    "export",
+]
 PROGRAMS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # with this Python's first
 
 

@@ -241,7 +241,11 @@ MISTAKES = [
     ("federated.local.lr_decay", 1.5, "federated.local.lr_decay: 1.5 must be at most 1"),
     ("federated.min_updates", 5, "federated.min_updates: 5 exceeds clients_per_round = 4"),
     ("federated.dropout", 1.0, "federated.dropout: 1.0 must be less than 1"),
-    ("federated.sampling", "random", "federated.sampling: \"random\" is not one of 'uniform', 'size', 'poisson'"),
+    (
+        "federated.sampling",
+        "random",
+        "federated.sampling: \"random\" is not one of 'uniform', 'size', 'poisson', 'shuffled'",
+    ),
     ("federated.target_accuracy", 99, "federated.target_accuracy: 99 must be at most 1"),
     (
         "federated.transforms",

@@ -17,7 +17,7 @@ from fedpipe.models.logistic import Logistic
 from tests.federations import SIZES, federate, same
 
 EPOCHS = 5
-SAMPLINGS = ["uniform", "size", "poisson"]
+SAMPLINGS = ["uniform", "size", "poisson", "shuffled"]
 OBJECTIVES = ["examples", "clients"]
 sizes_and_cohort = st.lists(st.integers(1, 1000), min_size=1, max_size=60).flatmap(
     lambda sizes: st.tuples(st.just(sizes), st.integers(1, len(sizes)))
@@ -41,7 +41,7 @@ def test_a_cohort_has_different_clients_in_ascending_order(sampling: str, drawn:
     cohort = sampling_of(sampling=sampling, clients_per_round=size).draw(sizes, EPOCHS, seed, 1).drawn
     assert list(cohort) == sorted(set(cohort))
     assert set(cohort) <= set(range(len(sizes)))
-    if sampling == "uniform":
+    if sampling in ("uniform", "shuffled"):
         assert len(cohort) == size
     if sampling == "size":
         assert 1 <= len(cohort) <= size
@@ -72,6 +72,26 @@ def test_poisson_draws_each_client_independently():
     assert np.bincount([client for cohort in cohorts for client in cohort]).std() < 5 * np.sqrt(4000 * 0.21)
 
 
+@given(drawn=sizes_and_cohort, seed=st.integers(0, 10**6), epoch=st.integers(0, 50))
+def test_shuffled_cohorts_of_an_epoch_have_no_client_twice_and_leave_out_fewer_than_a_cohort(
+    drawn: tuple[list[int], int], seed: int, epoch: int
+):
+    sizes, size = drawn
+    rounds, sampling = len(sizes) // size, sampling_of(sampling="shuffled", clients_per_round=size)
+    cohorts = [sampling.draw(sizes, EPOCHS, seed, epoch * rounds + one + 1).drawn for one in range(rounds)]
+    clients = [client for cohort in cohorts for client in cohort]
+    assert len(clients) == len(set(clients)) == rounds * size > len(sizes) - size
+
+
+def test_shuffled_clients_come_in_another_order_each_epoch():
+    """Two of 8 clients a round, over 1,000 epochs of 4 rounds: each pair is in the first round as often as others."""
+    sampling = sampling_of(sampling="shuffled", clients_per_round=2)
+    firsts = [sampling.draw([7] * 8, EPOCHS, 3, 4 * epoch + 1).drawn for epoch in range(2800)]
+    assert len(set(firsts)) == 28
+    counts = np.array([firsts.count(pair) for pair in set(firsts)])
+    assert abs(counts - 100).max() < 5 * 10
+
+
 @given(sizes=st.lists(st.integers(1, 10**6), min_size=1, max_size=60))
 def test_the_weights_of_all_clients_in_the_objective_are_their_parts_of_it(sizes: list[int]):
     by_examples, by_clients = (sampling_of(objective=objective).client_weights(sizes) for objective in OBJECTIVES)
@@ -86,9 +106,9 @@ def test_on_average_clients_weigh_in_cohorts_what_they_do_in_the_objective(sampl
     sizes, rounds = np.array([10, 20, 30, 40, 100]), 4000
     settings = sampling_of(sampling=sampling, objective=objective, clients_per_round=2)
     weights = np.zeros((rounds, 5))
-    for round in range(rounds):
-        for member in settings.draw(sizes, EPOCHS, 1, round).invited:
-            weights[round, member.client] = member.weight
+    for place in range(rounds):
+        for member in settings.draw(sizes, EPOCHS, 1, place + 1).invited:
+            weights[place, member.client] = member.weight
     p = sizes / 200 if objective == "examples" else np.full(5, 1 / 5)
     expected = p * weights.sum(axis=1).mean()
     assert (np.abs(weights.mean(axis=0) - expected) < 5 * weights.std(axis=0) / np.sqrt(rounds)).all()
@@ -114,7 +134,7 @@ def test_the_mean_over_a_cohort_estimates_the_mean_over_all_examples(sampling: s
     sizes, x = np.array([10, 20, 30, 40, 100]), np.array([5.0, -1.0, 2.0, 8.0, 1.0])
     settings = sampling_of(sampling=sampling, clients_per_round=3)
     means = []
-    for round in range(6000):
+    for round in range(1, 6001):
         members = settings.draw(sizes, EPOCHS, 1, round).members
         if members:
             means.append(np.average(x[[m.client for m in members]], weights=[m.weight for m in members]))
@@ -122,12 +142,12 @@ def test_the_mean_over_a_cohort_estimates_the_mean_over_all_examples(sampling: s
     assert np.mean(means) == pytest.approx(np.average(x, weights=sizes), abs=tolerance + (sampling != "size") * 0.25)
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "poisson"])
+@pytest.mark.parametrize("sampling", ["uniform", "poisson", "shuffled"])
 def test_the_mean_over_a_cohort_estimates_the_mean_over_all_clients(sampling: str):
     """With equal weights it does so exactly: given its size, a cohort is any of this size, equally likely."""
     sizes, x = np.array([10, 20, 30, 40, 100]), np.array([5.0, -1.0, 2.0, 8.0, 1.0])
     settings = sampling_of(sampling=sampling, objective="clients", clients_per_round=3)
-    cohorts = [settings.draw(sizes, EPOCHS, 1, round).members for round in range(6000)]
+    cohorts = [settings.draw(sizes, EPOCHS, 1, round).members for round in range(1, 6001)]
     means = [
         np.average(x[[m.client for m in members]], weights=[m.weight for m in members])
         for members in cohorts

@@ -14,17 +14,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 
 from fedpipe.engines import Compute
 from fedpipe.federated.aggregation import AGGREGATORS
 from fedpipe.federated.aggregation.base import Refused
 from fedpipe.federated.aggregation.collected import Collected, Collecting
 from fedpipe.federated.aggregation.mean import ExactSum, Mean
-from fedpipe.federated.attacks.base import Attack
-from fedpipe.federated.compression.base import Compression
 from fedpipe.federated.context import ClientContext, LocalResult, LocalTraining, ServerContext
-from fedpipe.federated.mechanisms.base import Mechanism
 from fedpipe.federated.messages import Aggregate, ClientReport, Message, Update
 from fedpipe.federated.rounds import Round
 from fedpipe.federated.secure import shamir
@@ -439,6 +436,9 @@ OPEN: dict[str, Any] = {
 }  # fmt: skip
 SECURE: dict[str, Any] = OPEN | {"secure_aggregation": "bonawitz"}
 
+SETTINGS: dict[str, Any] = {key: value for key, value in OPEN.items() if key != "model"}
+BARE = ClientReport(1, 0, 10, 1, None, None, None, 0, None, None, None)
+
 Rounds = list[tuple[ServerState, Round]]
 
 
@@ -473,6 +473,7 @@ def same_models(some: Rounds, others: Rounds) -> bool:
         {"transforms": "clip"},
         {"compression_down": "qsgd", "entropy_coding": "zlib"},
         {"attack": "sign-flip", "attackers": 0.4},
+        {"privacy": "tree", "sampling": "shuffled", "clients_per_round": 3},
         {"sampling": "poisson", "clients_per_round": 4},
         {"sampling": "size", "clients_per_round": 5},
     ],
@@ -606,8 +607,8 @@ def test_sums_without_weights_that_may_leave_the_range_modulo_2_to_the_64_are_no
     mask = MaskNumbers(0, run.server.mask_request(run.shares))
     own = ExactSum({"sums/s": torch.tensor([0, value * 2**39])}, {"sums/s": 1.0})
     if fits:
-        sent, added = mask(1, own)
-        assert torch.equal(sent.numbers, added.numbers())
+        message, added = mask(1, own)
+        assert torch.equal(message.numbers, added.numbers())
     else:
         with pytest.raises(Refused, match=r"^its sums/s may leave the range of the sum$"):
             mask(1, own)
@@ -638,9 +639,31 @@ def test_any_sum_of_whole_numbers_may_be_masked(folder: Path, test: Path):
     assert same_models(found, expected)
 
 
+@pytest.mark.parametrize("quantile", [None, 0.5])
+def test_the_clipped_sums_of_privacy_may_be_masked(quantile: float | None):
+    """With the bit by which the clip adapts, if it does."""
+    privacy = {"privacy": "gaussian", "sampling": "poisson", "gaussian": {"quantile": quantile}}
+    aggregator = settings_of(**(SETTINGS | privacy)).aggregator
+    updates = [Update(k, 0.2, BARE, torch.randn(6, generator=torch.Generator().manual_seed(k))) for k in range(5)]
+    plain = hidden = aggregator.empty()
+    run = run_of(range(5), 3, length=6 if quantile is None else 7)
+    run.until_masked((), (), ())
+    mask = MaskNumbers(0, run.server.mask_request(run.shares))
+    for k, update in enumerate(updates):
+        plain = aggregator.merge(plain, aggregator.contribution(update))
+        message, masked = mask(k, aggregator.contribution(update))
+        run.masked[k] = sent(message)
+        hidden = aggregator.merge(hidden, masked)
+    numbers = torch.from_numpy(run.until_unmasked(()).view(np.int64))
+    assert torch.equal(numbers, plain.numbers())
+    assert same(hidden.with_numbers(numbers).vectors, plain.vectors)
+    assert run.length == len(numbers)
+
+
 # What does not go together
 
-ALLOWED = {key: value for key, value in SECURE.items() if key != "model"}
+ALLOWED: dict[str, Any] = SETTINGS | {"secure_aggregation": "bonawitz"}
+PRIVATE: dict[str, Any] = {"privacy": "tree", "sampling": "shuffled"}
 
 
 class First(Collecting):
@@ -650,34 +673,34 @@ class First(Collecting):
         return Aggregate(total.in_order()[0].delta.double())
 
 
-class Colluding(Attack):
-    colludes = True
-
-
-class Halves(Compression):
-    """A compression."""
-
-
-class Private(Mechanism):
-    is_private = True
-
-
 @pytest.mark.parametrize(
     ("setting", "why"),
     [
-        ({"aggregation": First()}, "aggregation: First does not go with secure_aggregation: bonawitz: it needs each"),
-        ({"strategy": "fednova"}, "the norms ‖a_k‖₁ are fractions of any length in the sum"),
-        ({"strategy": "q-fedavg"}, "the scalars h_k are fractions of any length in the sum"),
-        ({"compression": Halves()}, "compression: Halves does not go .* random, and nothing can be left out"),
-        ({"attack": Colluding()}, "attack: Colluding does not go .* go by updates that they could not see"),
+        (
+            {"aggregation": First()},
+            "aggregation: First does not go with secure_aggregation bonawitz: it needs each update",
+        ),
+        ({"aggregation": "norm-bounding"}, "aggregation: norm-bounding does not go .*; mean would do"),
+        ({"aggregation": "median", "mixing": "nnm"}, "aggregation: median does not go .*; mean would do"),
+        ({"strategy": "fednova"}, "strategy: fednova .*: the norms ‖a_k‖₁ are fractions of any length in the sum"),
+        ({"strategy": "q-fedavg"}, "strategy: q-fedavg .*: the scalars h_k are fractions of any length in the sum"),
+        (
+            {"compression": "float16"},
+            "compression: float16 .* random, so that nothing can be left out of them; none would",
+        ),
+        ({"attack": "alie"}, "attack: alie does not go .* its attackers go by updates that they could not see"),
         (
             {"evaluate_clients": True},
             "evaluate_clients: true does not go .* would tell what masks hide; false would do",
         ),
         ({"on_bad_update": "stop"}, "on_bad_update: stop does not go .* only its client can tell a bad update"),
         ({"clients_per_round": 1}, "clients_per_round: 1 does not go .* the sum of one update is that update"),
-        ({"privacy": Private(), "dropout": 0.1}, "privacy: Private where clients drop out does not go"),
-        ({"privacy": Private(), "bonawitz": {"dropout_after": 0.1}}, "dropout and dropout_after 0 would do"),
+        (PRIVATE | {"dropout": 0.1}, "privacy: tree does not go .*; a dropout and a dropout_after of 0 would do"),
+        (PRIVATE | {"bonawitz": {"dropout_after": 0.1}}, "privacy: tree does not go .* for which no epsilon accounts"),
+        (
+            PRIVATE | {"privacy": "gaussian", "sampling": "poisson", "clients_per_round": 31},
+            "clients_per_round: 31 does not go with secure_aggregation .* must be all but impossible; 32 would do",
+        ),
         ({"bonawitz": {"threshold": 0.5}}, "greater than 0.5"),
     ],
 )
@@ -687,8 +710,14 @@ def test_what_needs_single_updates_is_refused_with_the_reason(setting: dict[str,
         settings_of(**(ALLOWED | setting))
 
 
-def test_privacy_goes_with_it_where_nobody_drops_out():
-    assert settings_of(privacy=Private(), **ALLOWED).mechanism.is_private
+@pytest.mark.parametrize("setting", [{}, {"privacy": "gaussian", "sampling": "poisson", "clients_per_round": 32}])
+def test_privacy_goes_with_it_where_nobody_drops_out(setting: dict[str, Any]):
+    assert settings_of(**(ALLOWED | PRIVATE | setting)).mechanism.is_private
+
+
+def test_cohorts_of_32_on_average_have_two_clients_but_in_one_case_of_a_million_million():
+    for clients in (32, 100, 1000, 10**6):
+        assert binom.cdf(1, clients, 32 / clients) < 1e-12
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
@@ -723,3 +752,13 @@ def test_clients_drop_out_after_masking_with_the_probability_of_the_parameter():
     assert abs(np.mean(left) - 0.3) < 4 * (0.3 * 0.7 / np.size(left)) ** 0.5
     assert np.std(np.mean(left, axis=0)) > 0  # not the same clients in every round
     assert not any(Bonawitz().leaves(1, 1, client) for client in range(1000))
+
+
+def test_rounds_of_private_clients_tell_the_bytes_of_a_cohort_of_average_size(folder: Path, test: Path):
+    """Which are those that were sent, to within the digits of clients' numbers, where the cohort has that size."""
+    setting: dict[str, Any] = {"rounds": 1, "clients_per_round": 3}
+    [(_, private)] = masked(folder, test, **PRIVATE, **setting)
+    [(_, open_)] = masked(folder, test, **setting)
+    assert private.cohort.drawn == ()
+    assert abs(private.bytes_up - open_.bytes_up) < 100
+    assert abs(private.bytes_down - open_.bytes_down) < 100

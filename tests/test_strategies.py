@@ -618,7 +618,7 @@ def test_scaffolds_first_round_is_fedavgs(folder: Path, test: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("strategy", SUMMED)
-@pytest.mark.parametrize("sampling", ["uniform", "size", "poisson"])
+@pytest.mark.parametrize("sampling", ["uniform", "size", "poisson", "shuffled"])
 @each_objective
 def test_the_servers_sum_is_that_of_the_clients_states(
     strategy: str, sampling: str, objective: str, folder: Path, test: Path, tmp_path: Path

@@ -24,7 +24,8 @@ def mistakes(error: ValidationError, section: type[Section], at: str = "") -> It
         at: its dotted path; "" for the whole.
     """
     for details in error.errors():
-        yield _explain(details, section, at)
+        for message in details["msg"].split("\n"):  # a check of a whole block may find several mistakes
+            yield _explain({**details, "msg": message}, section, at)
 
 
 def known_keys(unknown: str, known: Collection[str]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -148,6 +149,14 @@ class Client:
     def received(self, broadcast: Broadcast) -> Broadcast:
         """Return a broadcast as it is to those it was sent to, decoded."""
         return self.settings.down_link.decoded(broadcast, self.layout.shared, self.seed)
+
+    def typical(self, broadcast: Broadcast) -> Update:
+        """Return an update of random numbers, of nobody: as long as any client's, and it tells of none."""
+        start, training = torch.zeros(self.layout.dimension), self.settings.local
+        context = ClientContext(broadcast.round, 0, 0.0, training, start, {}, lambda: 0.0, self.seed)
+        delta = torch.from_numpy(context.generator("typical update").standard_normal(len(start), dtype=np.float32))
+        report = ClientReport(broadcast.round, 0, 0, 0, None, None, None, 0, None, None, None)
+        return self._transforms.on_client(Update(0, 0.0, report, delta), context, {})[0]
 
     def aggregator(self, broadcast: Broadcast) -> Aggregator:
         """Return what adds the updates of a round up; colluding attackers see them before it does."""

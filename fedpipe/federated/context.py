@@ -84,6 +84,8 @@ class ServerContext:
     updates: int  # in the aggregate
     seed: int
     state: dict[str, Tensor]  # what is assigned here is there in the next round
+    dimension: int = 0  # d, of the vectors that clients send
+    clients: int = 0  # of which cohorts are drawn
 
     def generator(self, purpose: str) -> np.random.Generator:
         """Return the server's generator of this round for a purpose."""

@@ -19,6 +19,7 @@ from fedpipe.federated.secure.base import Collected, Mask, Train
 from fedpipe.federated.state import ServerState
 from fedpipe.federated.worker import TrainAndMask, TrainAndSum
 from fedpipe.system.errors import ParameterError, UserError
+from fedpipe.system.randomness import secret_seed
 from fedpipe.system.records import Record
 from fedpipe.training.evaluation import Evaluation, Evaluations, Evaluator
 
@@ -45,6 +46,9 @@ class Round(Record):
     hostile: tuple[int, ...] | None  # the attackers in the cohort; None where there is no attack
     training_seconds: float = field(compare=False)  # from the draw to the new model
     evaluation_seconds: float = field(compare=False)
+    clip: float | None = None  # of updates, if the privacy mechanism adapts it
+    # Of a round of average size, in place of what was, where clients are promised privacy; see `of_nobody`.
+    usual_examples: int | None = None
 
     @classmethod
     def of(
@@ -85,10 +89,23 @@ class Round(Record):
         """How many updates arrived and were taken, even if they were too few."""
         return len(self.cohort.members) - len(self.lost) - len(self.refusals)
 
+    def of_nobody(self, *, examples: int, bytes_down: int, bytes_up: int) -> Self:
+        """Return the round without what tells who took part, or how many did: all that a promise of privacy permits.
+
+        Args:
+            examples: that a round of average size processes.
+            bytes_down: likewise, of messages.
+            bytes_up: likewise.
+        """
+        return replace(
+            self, cohort=Cohort(()), clients=(), lost=(), refusals=(), hostile=None,
+            usual_examples=examples, bytes_down=bytes_down, bytes_up=bytes_up,
+        )  # fmt: skip
+
     @property
-    def examples(self) -> int:
-        """The examples of the clients that counted, Σ_k n_k."""
-        return sum(client.examples for client in self.clients)
+    def examples(self) -> int | None:
+        """The examples of the clients that counted, Σ_k n_k; None where clients are promised privacy."""
+        return None if self.usual_examples is not None else sum(client.examples for client in self.clients)
 
     @property
     def train_loss(self) -> float | None:
@@ -97,7 +114,12 @@ class Round(Record):
 
     @property
     def examples_processed(self) -> int:
-        """The examples of the clients that counted, each as often as it was trained on: Σ_k n_k times local epochs."""
+        """The examples of the clients that counted, each as often as it was trained on: Σ_k n_k times local epochs.
+
+        Where clients are promised privacy, those of a round of average size.
+        """
+        if self.usual_examples is not None:
+            return self.usual_examples
         return sum(client.examples * client.epochs for client in self.clients)
 
     @property
@@ -210,12 +232,14 @@ def run_rounds(
         raise ParameterError(
             "federated.clients_per_round", f"{settings.clients_per_round} exceeds the {len(sizes)} clients"
         )
+    settings.mechanism.check(len(sizes), settings.clients_per_round, settings.rounds)
     client_weights = settings.client_weights(sizes)
     names, dimension = [*client.layout.shared], client.layout.dimension
 
     while not settings.is_over(state):
         number, begun = state.round + 1, time.monotonic()
-        cohort = settings.draw(sizes, settings.local_training.epochs, seed, number)
+        by = secret_seed() if settings.mechanism.is_secret else seed
+        cohort = settings.draw(sizes, settings.local_training.epochs, by, number)
         extra = strategy.broadcast(state.strategy, dimension)
         keep = torch.tensor(oldest() if oldest else state.round)
         told = settings.aggregator.broadcast(state.aggregation)
@@ -234,7 +258,7 @@ def run_rounds(
         updates = len(arrived.reports)
         enough = aggregator.enough(updates) and (updates >= settings.min_updates or aggregator.counts_nobody)
         if enough and not collected.void:  # else the round is skipped: model and states stay as they are
-            context = ServerContext(number, updates, seed, {**state.aggregation})
+            context = ServerContext(number, updates, seed, {**state.aggregation}, dimension, len(sizes))
             aggregate = aggregator.result(arrived.sum, context)
             mean, remembered = transforms.on_server(aggregate, number, updates, seed, state.transforms)
             state = strategy.step(state, mean, names).after_updates(arrived.reports, remembered, context.state)
@@ -247,7 +271,18 @@ def run_rounds(
         seconds = trained - begun, time.monotonic() - trained
         hostile = client.hostile if settings.attack != "none" else None
         bytes_down = collected.bytes_down
-        yield state, Round.of(number, cohort, arrived, aggregate, evaluations, bytes_down, hostile, *seconds)
+        round = Round.of(number, cohort, arrived, aggregate, evaluations, bytes_down, hostile, *seconds)
+        if "clip" in told:
+            round = replace(round, clip=float(told["clip"]))
+        if settings.mechanism.is_private:
+            members, epochs = settings.clients_per_round, settings.local_training.epochs
+            usual = settings.protocol.usual(members, dimension, client.typical(broadcast))
+            round = round.of_nobody(
+                examples=int(members * epochs * sizes.sum()) // len(sizes),
+                bytes_down=members * (len(broadcast) + len(Task(0, epochs, 0.0, 0.0)) + usual.down),
+                bytes_up=members * usual.up,
+            )
+        yield state, round
 
 
 def _tasks(cohort: Cohort, client_weights: np.ndarray, last_rounds: Mapping[int, int]) -> dict[int, Task]:

@@ -52,10 +52,11 @@ class Sampling(Section):
     clients_per_round: PositiveInt = Field(
         default=4, description="Size of the cohort: the clients that are drawn anew for each round."
     )
-    sampling: Literal["uniform", "size", "poisson"] = Field(
+    sampling: Literal["uniform", "size", "poisson", "shuffled"] = Field(
         default="uniform",
         description="uniform draws different clients, each equally likely. size draws with replacement, large clients "
-        "more often. poisson draws each client independently, so that the cohort has this size on average.",
+        "more often. poisson draws each client independently, so that the cohort has this size on average. shuffled "
+        "draws each client once, but for those who are too few for a cohort, before it draws any again.",
     )
     objective: Literal["examples", "clients"] = Field(
         default="examples",
@@ -86,6 +87,9 @@ class Sampling(Section):
           how often it was drawn (Li et al. 2020, arXiv:1907.02189, scheme I), for `clients` divided by n_k.
         - poisson: each client independently, with probability clients_per_round / clients; weights as for uniform. The
           cohort's size varies, and may be 0.
+        - shuffled: an epoch of the population is clients // clients_per_round rounds. In each epoch all clients are
+          shuffled, and a round takes the next clients_per_round of them; weights as for uniform. Those that are left
+          over, too few for a cohort, wait for the next epoch.
 
         A client of the cohort fails with probability `dropout`; with probability `stragglers` it trains only 1 to
         epochs - 1 epochs, each number equally likely (compare Li et al. 2020, arXiv:1812.06127, section 5.2).
@@ -96,7 +100,7 @@ class Sampling(Section):
             seed: the experiment's.
             round: 1, 2, ...
         """
-        drawn = self._drawn(np.asarray(sizes), generator(seed, "cohort", round=round))
+        drawn = self._drawn(np.asarray(sizes), seed, round)
         return Cohort(tuple(self._members(drawn, epochs, seed, round)))
 
     def client_weights(self, sizes: np.ndarray | Sequence[int]) -> np.ndarray:
@@ -125,9 +129,9 @@ class Sampling(Section):
         """Return numbers in the proportions of p_k: whole ones, whose sums are exact."""
         return sizes.astype(float) if self.objective == "examples" else np.ones(len(sizes))
 
-    def _drawn(self, sizes: np.ndarray, rng: np.random.Generator) -> dict[int, float]:
+    def _drawn(self, sizes: np.ndarray, seed: int, round: int) -> dict[int, float]:
         """Draw the clients, ascending, and give the weights of their updates."""
-        weights = self._relative_weights(sizes)
+        weights, rng = self._relative_weights(sizes), generator(seed, "cohort", round=round)
         if self.sampling == "size":
             times = rng.multinomial(self.clients_per_round, sizes / sizes.sum())
             return {
@@ -135,6 +139,10 @@ class Sampling(Section):
             }
         if self.sampling == "poisson":
             drawn = np.flatnonzero(rng.random(len(sizes)) < self.clients_per_round / len(sizes))
+        elif self.sampling == "shuffled":
+            epoch, block = divmod(round - 1, len(sizes) // self.clients_per_round)
+            order = generator(seed, "order of clients", round=epoch).permutation(len(sizes))
+            drawn = np.sort(order[block * self.clients_per_round :][: self.clients_per_round])
         else:
             drawn = np.sort(rng.choice(len(sizes), self.clients_per_round, replace=False))
         return {int(client): float(weights[client]) for client in drawn}

@@ -1,6 +1,7 @@
 """The parameters of federated training: block `federated` of params.yaml."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
@@ -8,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from fedpipe.config.section import OnDivergence, PositiveInt, Section, choice, or_own, own_names, with_blocks
 from fedpipe.federated.aggregation import AGGREGATORS
 from fedpipe.federated.aggregation.base import Aggregator
+from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.attacks import ATTACKS
 from fedpipe.federated.attacks.base import Attack, attackers
 from fedpipe.federated.compression import COMPRESSIONS, COMPRESSIONS_DOWN, ENTROPY_CODINGS
@@ -16,7 +18,7 @@ from fedpipe.federated.compression.down import DownLink
 from fedpipe.federated.compression.entropy import EntropyCoding
 from fedpipe.federated.context import LocalTraining
 from fedpipe.federated.mechanisms import MECHANISMS
-from fedpipe.federated.mechanisms.base import Mechanism
+from fedpipe.federated.mechanisms.base import Guarantee, Mechanism
 from fedpipe.federated.mixing import MIXINGS
 from fedpipe.federated.mixing.base import Mixed, Mixing
 from fedpipe.federated.sampling import Sampling
@@ -29,6 +31,7 @@ from fedpipe.federated.transforms import TRANSFORMS
 from fedpipe.federated.transforms.base import Chain, Transform
 
 LARGEST_COHORT = 10_000  # that is proposed
+SURELY_TWO = 32  # average size of Poisson cohorts of which less than one in 10**12 has fewer than two clients
 
 
 def _transforms(value: str) -> str:
@@ -156,9 +159,69 @@ class Federated(Sampling):
             raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
         if broken and self.compression != "none":
             raise ValueError(f"compression: {self.compression} does not go with strategy {self.strategy}: {broken}")
+        if self.mechanism.is_private and (voiding := [*self._voids_privacy()]):
+            raise ValueError("\n".join(voiding))
+        if self.protocol.hides_updates and (seen := [*self._needs_updates()]):
+            raise ValueError("\n".join(seen))
         self._check_aggregation()
-        self._check_secure_aggregation()
         return self
+
+    def _voids_privacy(self) -> Iterator[str]:
+        """Yield a line for each parameter with which the privacy mechanism promises nothing, and why."""
+        refused = partial(self._refused, f"privacy {self.privacy}")
+        needed = self.mechanism.sampling
+        if self.sampling != needed:
+            yield refused("sampling", f"its epsilon holds if {self.mechanism.draws}", needed)
+        if self.objective != "clients":
+            yield refused("objective", "an update would count by how many examples its client has", "clients")
+        if not isinstance(self.chosen("aggregation", Aggregator), Mean):
+            yield refused("aggregation", "how far a client moves it has no bound that noise could hide", "mean")
+        if self.algorithm.sends_besides:
+            reason = f"clients also send {self.algorithm.sends_besides}, which nothing bounds and no noise hides"
+            yield refused("strategy", reason, "fedavg")
+        if self.hostility.colludes:
+            reason = "attackers send on what they see of other clients, beyond the bound of one"
+            yield refused("attack", reason, "none")
+        if self.min_updates > 1:
+            yield refused("min_updates", "a round that is skipped tells how many clients were drawn", "1")
+        if self.evaluate_clients:
+            yield refused("evaluate_clients", "clients would report on themselves", "false")
+        if self.on_bad_update == "stop":
+            yield refused("on_bad_update", "training that ends would tell of one client", "refuse")
+        for early in ("target_accuracy", "patience"):
+            if getattr(self, early) is not None:
+                yield refused(early, "no epsilon accounts for the data by which training stops", "null")
+
+    def _needs_updates(self) -> Iterator[str]:
+        """Yield a line for each parameter that needs more than the sum of the updates, all that the server has."""
+        refused = partial(self._refused, f"secure_aggregation {self.secure_aggregation}")
+        if not (self.chosen("aggregation", Aggregator).maskable and self.aggregator.maskable):
+            yield refused("aggregation", "it needs each update", "mean")
+        if self.algorithm.sends_scalars:
+            reason = f"{self.algorithm.sends_besides} are fractions of any length in the sum, and masks are not"
+            yield refused("strategy", reason, "fedavg")
+        if self.compression != "none":
+            yield refused("compression", "masked numbers are random, so that nothing can be left out of them", "none")
+        if self.hostility.colludes:
+            yield refused("attack", "its attackers go by updates that they could not see", "sign-flip")
+        if self.evaluate_clients:
+            yield refused("evaluate_clients", "what each client reports would tell what masks hide", "false")
+        if self.on_bad_update == "stop":
+            yield refused("on_bad_update", "only its client can tell a bad update, and does not send it", "refuse")
+        if self.clients_per_round == 1:
+            yield refused("clients_per_round", "the sum of one update is that update", "2")
+        if self.mechanism.is_private and (self.dropout or self.protocol.loses_clients):
+            reason = "where clients drop out, a skipped round tells who took part, for which no epsilon accounts"
+            yield refused("privacy", reason, "a dropout and a dropout_after of 0")
+        if self.mechanism.is_private and self.sampling == "poisson" and self.clients_per_round < SURELY_TWO:
+            reason = f"with privacy {self.privacy}, a cohort of one, whose round is skipped, must be all but impossible"
+            yield refused("clients_per_round", reason, str(SURELY_TWO))
+
+    def _refused(self, piece: str, parameter: str, reason: str, remedy: str) -> str:
+        """Say why the value of a parameter does not go with a piece, and what would."""
+        value = getattr(self, parameter)
+        shown = str(value).lower() if isinstance(value, bool) else value
+        return f"{parameter}: {shown} does not go with {piece}: {reason}; {remedy} would do"
 
     def _check_aggregation(self) -> None:
         chosen = self.chosen("aggregation", Aggregator)
@@ -181,33 +244,6 @@ class Federated(Sampling):
                 f"clients_per_round: {cohort} is too few for {name} to bear so large a fraction of hostile updates; "
                 f"{enough}a smaller {name}.hostile would do"
             )
-
-    def _check_secure_aggregation(self) -> None:
-        if not self.protocol.hides_updates:
-            return
-        for value, reason in self._needs_updates():
-            raise ValueError(f"{value} does not go with secure_aggregation: {self.secure_aggregation}: {reason}")
-
-    def _needs_updates(self) -> Iterator[tuple[str, str]]:
-        """Yield what does not work where the server learns nothing but the sum of the updates, and why."""
-        besides = self.algorithm.sends_besides
-        if not self.aggregator.maskable:
-            yield f"aggregation: {self.aggregation}", "it needs each update; mean would do"
-        if self.algorithm.sends_scalars:
-            yield f"strategy: {self.strategy}", f"{besides} are fractions of any length in the sum, and masks are not"
-        if self.compression != "none":
-            yield f"compression: {self.compression}", "masked numbers are random, and nothing can be left out of them"
-        if self.hostility.colludes:
-            yield f"attack: {self.attack}", "its attackers go by updates that they could not see"
-        if self.evaluate_clients:
-            yield "evaluate_clients: true", "what each client reports would tell what masks hide; false would do"
-        if self.on_bad_update == "stop":
-            yield "on_bad_update: stop", "only its client can tell a bad update, and sends none; refuse would do"
-        if self.clients_per_round == 1:
-            yield "clients_per_round: 1", "the sum of one update is that update"
-        if self.mechanism.is_private and (self.dropout or self.protocol.loses_clients):
-            reason = "whether a round is skipped then depends on who takes part, for which no epsilon accounts"
-            yield f"privacy: {self.privacy} where clients drop out", f"{reason}; dropout and dropout_after 0 would do"
 
     def chosen_names(self) -> set[str]:
         names = transform_names(self.transforms) if isinstance(self.transforms, str) else []
@@ -234,6 +270,16 @@ class Federated(Sampling):
     def mechanism(self) -> Mechanism:
         """The mechanism of differential privacy."""
         return self.chosen("privacy", Mechanism)
+
+    def guarantee(self, clients: int) -> Guarantee | None:
+        """Return what so many clients are promised; None if nothing.
+
+        Raises:
+            ParameterError: the promise cannot be kept.
+        """
+        planned = clients, self.clients_per_round, self.rounds
+        self.mechanism.check(*planned)
+        return self.mechanism.guarantee(*planned)
 
     @property
     def protocol(self) -> SecureAggregation:

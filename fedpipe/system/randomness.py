@@ -5,6 +5,7 @@ any order of execution, and after a resume.
 """
 
 import hashlib
+import secrets
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +24,11 @@ def generator(seed: int, purpose: str, *, round: int = 0, client: int = 0) -> np
         numpy.random.SeedSequence: spawn keys make independent streams from one seed.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_key(purpose), round, client)))
+
+
+def secret_seed() -> int:
+    """Return a seed that nobody can repeat or foretell, of the operating system's randomness."""
+    return secrets.randbits(128)
 
 
 @lru_cache

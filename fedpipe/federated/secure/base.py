@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from fedpipe.config.section import Section
 from fedpipe.engines import RunTasks
-from fedpipe.federated.messages import Message, PartialSum
+from fedpipe.federated.messages import Message, PartialSum, Update
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,14 @@ class Collected:
     updates: PartialSum
     bytes_down: int  # of the messages to all clients of the cohort
     void: bool = False  # whether their sum cannot be known, so that the round is skipped
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """How many bytes one client is sent, besides model and task, and sends."""
+
+    down: int
+    up: int
 
 
 class Mask(Protocol):
@@ -62,3 +70,13 @@ class SecureAggregation(Section):
             run_tasks: an engine's, for what else clients do.
         """
         return train(cohort)
+
+    def usual(self, cohort: int, dimension: int, update: Update) -> Bytes:
+        """Return what one client of a cohort of this size is sent and sends.
+
+        Args:
+            cohort: how many clients it has.
+            dimension: d, of the vectors that clients send.
+            update: of any client.
+        """
+        return Bytes(0, len(update))

@@ -8,14 +8,27 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from fedpipe.engines import RunTasks
 from fedpipe.federated.aggregation.mean import ExactSum
-from fedpipe.federated.messages import PartialSum
+from fedpipe.federated.messages import PartialSum, Update
 from fedpipe.federated.sampling import Probability
-from fedpipe.federated.secure.base import Collected, SecureAggregation, Train
+from fedpipe.federated.secure.base import Bytes, Collected, SecureAggregation, Train
+from fedpipe.federated.secure.client import CIPHERTEXT
 from fedpipe.federated.secure.jobs import AdvertiseKeys, MaskNumbers, ShareKeys, Unmask
+from fedpipe.federated.secure.masks import KEY
+from fedpipe.federated.secure.messages import (
+    EncryptedShares,
+    MaskedInput,
+    MaskRequest,
+    PublicKeys,
+    ShareRequest,
+    Shares,
+    UnmaskRequest,
+)
 from fedpipe.federated.secure.server import SecureServer, TooFew
+from fedpipe.federated.secure.shamir import SHARE
 from fedpipe.system.randomness import generator
 
 
@@ -80,6 +93,26 @@ class Bonawitz(SecureAggregation):
         except TooFew:
             void = True
         return Collected(replace(updates, bytes_up=updates.bytes_up + line.bytes_up), line.bytes_down, void)
+
+    def usual(self, cohort: int, dimension: int, update: Update) -> Bytes:
+        def rows(count: int, width: int) -> Tensor:
+            return torch.zeros(count, width, dtype=torch.uint8)
+
+        key, clients = rows(1, KEY)[0], torch.zeros(cohort, dtype=torch.int32)
+        keys, ciphertexts = rows(cohort, KEY), rows(cohort - 1, CIPHERTEXT)
+        asked = [
+            ShareRequest(0, 0, clients, keys),
+            MaskRequest(0, 0, clients, keys),
+            UnmaskRequest(0, 0, 0, clients, clients[:0], keys, ciphertexts),
+        ]
+        answers = [
+            PublicKeys(0, key, key),
+            EncryptedShares(0, ciphertexts),
+            MaskedInput(0, torch.zeros(dimension, dtype=torch.int64)),
+            update.report,
+            Shares(0, rows(cohort, SHARE)),
+        ]
+        return Bytes(sum(map(len, asked)), sum(map(len, answers)))
 
     def needed(self, clients: int) -> int:
         """Return how many of a cohort must answer to the end, t."""

@@ -28,6 +28,8 @@ from fedpipe.federated.secure.messages import (
 from fedpipe.federated.secure.shamir import SHARE
 from fedpipe.system.randomness import generator
 
+CIPHERTEXT = 2 * SHARE + 16  # bytes: both shares, and what tells whether they were changed
+
 
 class DropsOut(Exception):
     """Answer nothing more in this round, with the reason."""

@@ -1,0 +1,59 @@
+"""DP-FTRL: the noise of running sums, for cohorts that nobody needs to draw at random."""
+
+from functools import lru_cache, partial
+
+from torch import Tensor
+
+from fedpipe.federated.context import ServerContext
+from fedpipe.federated.mechanisms.base import Guarantee
+from fedpipe.federated.mechanisms.clipped import ClippedMechanism, ClippedSum, sigma
+from fedpipe.privacy.accountant import calibrated, tree_rounds
+
+
+class Tree(ClippedMechanism):
+    """The mechanism tree adds noise to the running sums of clipped updates, by a binary tree for each epoch.
+
+    The noise of a running sum of t rounds is that of at most log2(t) + 1 nodes, where noise on each round would be that
+    of t. A client takes part at most once an epoch, and nothing depends on who is drawn when: DP-FTRL, Kairouz et al.
+    2021, arXiv:2103.00039, algorithm 1. docs/privacy.md says what is promised.
+    """
+
+    block = "tree"
+    sampling, draws = "shuffled", "no client takes part twice in an epoch"
+
+    def guarantee(self, clients: int, clients_per_round: int, rounds: int) -> Guarantee:
+        per_epoch, delta = max(1, clients // clients_per_round), self.delta_of(clients)
+        z = self.noise_multiplier
+        if z is None:
+            assert self.epsilon is not None, "one of both is given"
+            z = _calibrated(per_epoch, rounds, self.epsilon, delta)
+        return Guarantee(partial(tree_rounds, z, per_epoch), rounds, z, delta, self.clip, z)
+
+    def aggregator(self, chosen: object, clients_per_round: int, rounds: int) -> "TreeSum":
+        return TreeSum(mechanism=self, clients_per_round=clients_per_round, rounds=rounds, clip=self.clip)
+
+
+@lru_cache
+def _calibrated(per_epoch: int, rounds: int, epsilon: float, delta: float) -> float:
+    return calibrated(lambda z: tree_rounds(z, per_epoch, rounds), epsilon, delta)
+
+
+class TreeSum(ClippedSum):
+    """Release what a round adds to the running sum, and how the noise of the running sum changes.
+
+    Node (level, i) stands for the rounds i 2**level + 1 to (i + 1) 2**level of an epoch. The noise of the sum of t
+    rounds is that of the nodes that these rounds are made of, one for each binary digit 1 of t. From t - 1 to t, one
+    node begins, and takes the place of those of all lower levels. The server remembers the nodes in use.
+    """
+
+    def noise_on_updates(self, context: ServerContext) -> Tensor:
+        per_epoch = max(1, context.clients // self.clients_per_round)
+        t = (context.round - 1) % per_epoch + 1  # rounds of this epoch
+        if t == 1:  # a new tree; what the last one added stays
+            context.state.clear()
+        level = (t & -t).bit_length() - 1  # of the node that begins
+        ended = [context.state.pop(str(lower)) for lower in range(level)]
+        z = self.promised(context).noise_on_updates
+        node = self.noise(sigma(z, self.clip), context.dimension, "privacy noise of a node", context)
+        context.state[str(level)] = node
+        return sum((-noise for noise in ended), node)
