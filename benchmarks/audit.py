@@ -37,10 +37,8 @@ def measure(scratch: Path) -> pd.DataFrame:
     """
     folders = {work.name: prepare(work, scratch)[1] for work in POPULATIONS}
     cells = list(product(POPULATIONS, EPSILONS, SEEDS))
-    audits = Parallel(n_jobs=cores())(
-        delayed(_row)(work, epsilon, seed, folders[work.name]) for work, epsilon, seed in cells
-    )
-    return pd.DataFrame(audits)
+    tasks = [delayed(_row)(work, epsilon, seed, folders[work.name]) for work, epsilon, seed in cells]
+    return pd.DataFrame(Parallel(n_jobs=cores())(tasks))
 
 
 def _row(work: Workload, epsilon: float | None, seed: int, folder: Path) -> dict[str, Any]:
@@ -78,10 +76,10 @@ def as_markdown(table: pd.DataFrame) -> str:
 def _lines(table: pd.DataFrame) -> Iterator[str]:
     yield "| clients | epsilon promised | guesses | right, by seed | lower bound of epsilon, by seed |"
     yield "| ---: | ---: | ---: | ---: | ---: |"
-    for (clients, promised), rows in table.groupby(["clients", "promised"], dropna=False, sort=False):
-        right = ", ".join(
-            f"{correct / made:.1%}" for correct, made in zip(rows["correct"], rows["guesses"], strict=True)
-        )
+    for work, promised in product(POPULATIONS, EPSILONS):
+        same = table["promised"].isna() if promised is None else table["promised"] == promised
+        rows = table[(table["clients"] == work.clients) & same]
+        right = ", ".join(f"{share:.1%}" for share in rows["correct"] / rows["guesses"])
         bounds = ", ".join(f"{bound:.2f}" for bound in rows["lower_bound"])
-        shown = "none" if pd.isna(promised) else f"{promised:g}"
-        yield f"| {clients:,} | {shown} | {rows['guesses'].iloc[0]:,} | {right} | {bounds} |"
+        shown = "none" if promised is None else f"{promised:g}"
+        yield f"| {work.clients:,} | {shown} | {rows['guesses'].iloc[0]:,} | {right} | {bounds} |"
