@@ -104,6 +104,16 @@ def pieces(repeats: Annotated[int, typer.Option(help="Runs of each piece.")] = 3
 
 
 @app.command()
+def audit() -> None:
+    """Attack private trainings, and compare what an attacker finds with the epsilon that was promised."""
+    from benchmarks import audit
+
+    with tempfile.TemporaryDirectory() as scratch:
+        table = audit.measure(Path(scratch))
+    _write("audit", table, audit.as_markdown(table))
+
+
+@app.command()
 def whole() -> None:
     """Time `dvc repro` of everything beside the reference's two programs."""
     from benchmarks import whole

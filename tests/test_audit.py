@@ -1,6 +1,8 @@
 """An attacker finds canaries in a model that was trained without noise, and not in one with a small epsilon."""
 
+import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from fedpipe.federated.context import LocalTraining
 from fedpipe.models.logistic import Logistic
 from fedpipe.system.errors import ParameterError
 from tests.federations import experiment_of
+from tests.test_cli import fedpipe
+from tests.test_cost import params
 
 CLIENTS = 120
 PLAIN: dict[str, Any] = {
@@ -90,6 +94,25 @@ def test_canaries_are_drawn_by_the_seed_and_their_directions_are_far_apart():
     products = directions @ directions.T
     np.testing.assert_allclose(np.diag(products), 1, rtol=1e-5)
     assert np.abs(products - np.eye(20)).max() < 0.1
+
+
+@pytest.mark.slow  # starts the program
+def test_the_command_attacks_the_pipelines_training(data: FederatedData, tmp_path: Path):
+    settings = {"privacy": "gaussian", "gaussian": {"epsilon": 20.0, "delta": 1e-5}, "rounds": 2, "strategy": "fedavgm"}
+    more = {"sampling": "poisson", "objective": "clients", "evaluate_clients": False, "clients_per_round": CLIENTS}
+    params(tmp_path, clients=CLIENTS, **settings, **more).rename(tmp_path / "params.yaml")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/dataset").symlink_to(data.dataset)
+    (tmp_path / "data/shards").symlink_to(data.clients)
+    done = fedpipe("audit", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    right, proved, promised = done.stdout.splitlines()
+    assert re.fullmatch(r"\d+ of 60 guesses about 120 canaries are right", right)
+    assert re.fullmatch(r"attack:   epsilon is at least [\d.]+, at delta 1e-05, with a confidence of 95%", proved)
+    assert promised == "promised: epsilon 20"
+    told = json.loads(fedpipe("audit", "--canaries", "0.5", "--json", folder=tmp_path).stdout)
+    assert told["canaries"] == 60
+    assert told["lower_bound"] < told["epsilon"] <= 20
 
 
 def test_canaries_go_with_no_other_attack(data: FederatedData):

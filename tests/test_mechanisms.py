@@ -21,7 +21,7 @@ from fedpipe.federated.aggregation.base import Refused
 from fedpipe.federated.aggregation.mean import ExactSum
 from fedpipe.federated.context import LocalTraining, ServerContext
 from fedpipe.federated.mechanisms.clipped import ClippedSum, limit, on_grid, sigma, unit
-from fedpipe.federated.mechanisms.gaussian import Gaussian
+from fedpipe.federated.mechanisms.gaussian import Gaussian, noise_multiplier_of_updates
 from fedpipe.federated.mechanisms.tree import Tree
 from fedpipe.federated.messages import Aggregate, ClientReport, Update
 from fedpipe.federated.settings import Federated
@@ -29,7 +29,8 @@ from fedpipe.models import MODELS
 from fedpipe.models.logistic import Logistic
 from fedpipe.pipeline import Pipeline
 from fedpipe.pipeline import mistakes as mistakes_of
-from fedpipe.privacy.accountant import noise_multiplier_of_updates
+from fedpipe.privacy import accountant
+from fedpipe.privacy.accountant import gaussian_rounds
 from fedpipe.privacy.noise import discrete_gaussian, reproducible
 from fedpipe.system.errors import ParameterError
 from fedpipe.system.randomness import generator
@@ -215,6 +216,20 @@ def test_a_clip_adapts_as_the_paper_has_it():
     [noise] = discrete_gaussian(math.ceil(1.5 * 2**26) + 1, 1, bits) / 2**26
     below = (0.5 * 7 - 0.5 * 3 + noise) / 10 + 0.5
     assert state["clip"].item() == pytest.approx(2.0 * math.exp(-0.3 * (below - 0.6)), rel=1e-12)
+
+
+@given(st.floats(0.1, 30), st.floats(1.01, 1000))
+def test_sums_of_updates_and_of_bits_cost_together_what_one_release_does(z: float, factor: float):
+    """The divergence of Gaussians goes with the square of 1 over the noise multiplier, and adds up."""
+    quantile_noise = factor * z / 2
+    updates = noise_multiplier_of_updates(z, quantile_noise)
+    one, bits, joint = (accountant._rdp(gaussian_rounds(1.0, noise, 1)) for noise in (updates, 2 * quantile_noise, z))
+    np.testing.assert_allclose(one + bits, joint, rtol=1e-9)
+    assert updates > z
+
+
+def test_bits_that_cost_everything_leave_nothing_for_updates():
+    assert noise_multiplier_of_updates(2.0, 1.0) == math.inf
 
 
 @pytest.mark.parametrize("quantile", [0.2, 0.5, 0.8])

@@ -20,7 +20,6 @@ from fedpipe.privacy.accountant import (
     epsilon_pld,
     epsilon_rdp,
     gaussian_rounds,
-    noise_multiplier_of_updates,
     tree_rounds,
 )
 from fedpipe.privacy.audit import epsilon_lower_bound, guessed, p_value
@@ -193,21 +192,6 @@ def test_a_calibrated_noise_multiplier_keeps_the_target_and_wastes_nothing(
 def test_a_target_that_no_noise_reaches_is_refused():
     with pytest.raises(ValueError, match=r"^no noise multiplier up to 1\.04858e\+06 has epsilon 1e-09$"):
         calibrated(lambda z: tree_rounds(z, 10, 10), 1e-9, 1e-12)
-
-
-@given(st.floats(0.1, 30), st.floats(1.01, 1000))
-def test_sums_of_updates_and_of_bits_cost_together_what_one_release_does(z: float, factor: float):
-    """The divergence of Gaussians goes with the square of 1 over the noise multiplier, and adds up."""
-    quantile_noise = factor * z / 2
-    updates = noise_multiplier_of_updates(z, quantile_noise)
-    one, bits, joint = (accountant._rdp(gaussian_rounds(1.0, noise, 1)) for noise in (updates, 2 * quantile_noise, z))
-    np.testing.assert_allclose(one + bits, joint, rtol=1e-9)
-    assert updates > z
-
-
-def test_bits_that_cost_everything_are_refused():
-    with pytest.raises(ValueError, match=r"^a noise of 1 on the sum of bits is at most half of 2$"):
-        noise_multiplier_of_updates(2.0, 1.0)
 
 
 @pytest.mark.parametrize("z", [0.5, 1.0, 4.0])

@@ -15,8 +15,11 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from fedpipe.engines import Compute
+from fedpipe.federated.aggregation import AGGREGATORS
+from fedpipe.federated.attacks import ATTACKS
 from fedpipe.federated.context import ClientContext, LocalTraining, ServerContext
 from fedpipe.federated.messages import Aggregate, ClientReport, Update
+from fedpipe.federated.mixing import MIXINGS
 from fedpipe.federated.rounds import Round
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.state import ClientStates, ServerState
@@ -222,11 +225,12 @@ def test_every_transform_goes_with_every_strategy_or_is_refused_by_a_sentence(
     assert results[0][1].row() == results[1][1].row()
 
 
-def test_names_of_strategies_aggregators_and_transforms_differ():
+def test_names_of_strategies_aggregators_transforms_mixings_and_attacks_differ():
     """Their blocks stand side by side."""
-    fields = Federated.model_fields
-    assert not set(TRANSFORMS) & set(STRATEGIES)
-    assert all(name in fields for name, kind in {**TRANSFORMS, **STRATEGIES}.items() if kind.model_fields)
+    tables = [TRANSFORMS, STRATEGIES, AGGREGATORS, MIXINGS, ATTACKS]
+    names = [name for table in tables for name, kind in table.items() if kind.model_fields]
+    assert len(set(names)) == len(names)
+    assert set(names) <= Federated.model_fields.keys()
 
 
 @pytest.mark.parametrize("value", ["clp", "clip+clip", "", "clip+", "none+clip"])

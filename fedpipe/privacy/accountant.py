@@ -36,7 +36,7 @@ from dp_accounting import (
 from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, from_gaussian_mechanism
 from dp_accounting.rdp import RdpAccountant, compute_epsilon
 
-SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 0.05, 2.0**20  # with which nothing is hidden, or left
+LARGEST_MULTIPLIER = 2.0**20  # with which nothing is left of the clients' updates
 
 
 def gaussian_rounds(sampling_probability: float, noise_multiplier: float, rounds: int) -> DpEvent:
@@ -77,28 +77,6 @@ def tree_rounds(noise_multiplier: float, rounds_per_epoch: int, rounds: int) -> 
     return ComposedDpEvent(trees)
 
 
-def noise_multiplier_of_updates(noise_multiplier: float, quantile_noise: float) -> float:
-    """Return the noise multiplier of the sum of updates if a sum of bits is released with it.
-
-    Together they cost what `noise_multiplier` says: z_Δ = (z^-2 - (2 σ_b)^-2)^(-1/2). The bits, of which each client
-    has one, are 1/2 or -1/2, so that their sum has the noise multiplier 2 σ_b.
-
-    Args:
-        noise_multiplier: of both sums as one release, z.
-        quantile_noise: the standard deviation of the noise on the sum of bits, σ_b; more than z / 2.
-
-    Raises:
-        ValueError: the noise on the bits alone costs as much.
-
-    References:
-        Andrew et al. 2021, arXiv:1905.03871, theorem 1.
-    """
-    left = noise_multiplier**-2 - (2 * quantile_noise) ** -2
-    if left <= 0:
-        raise ValueError(f"a noise of {quantile_noise:g} on the sum of bits is at most half of {noise_multiplier:g}")
-    return left**-0.5
-
-
 def epsilon_rdp(event: DpEvent, delta: float) -> float:
     """Return an epsilon, at a delta, that Rényi differential privacy proves for an event.
 
@@ -132,16 +110,17 @@ def epsilon(event: DpEvent, delta: float) -> float:
     return epsilon_rdp(event, delta) if pld is None or math.isinf(pld) else pld
 
 
-def calibrated(event_of: Callable[[float], DpEvent], target: float, delta: float) -> float:
+def calibrated(event_of: Callable[[float], DpEvent], target: float, delta: float, smallest: float = 0.05) -> float:
     """Return a noise multiplier with which an event costs at most the target, and hardly less.
 
     Args:
         event_of: returns the event for a noise multiplier; a larger one makes it cost less.
         target: epsilon.
         delta: likewise.
+        smallest: that is considered. With the default, a single round costs hundreds.
 
     Returns:
-        The smallest one that does, rounded up to 4 digits; at least 0.05, with which a round costs hundreds.
+        The smallest one that does, rounded up to 4 digits.
 
     Raises:
         ValueError: even 2**20 does not do.
@@ -150,9 +129,9 @@ def calibrated(event_of: Callable[[float], DpEvent], target: float, delta: float
     def affordable(multiplier: float) -> bool:
         return epsilon(event_of(multiplier), delta) <= target
 
-    if affordable(SMALLEST_MULTIPLIER):
-        return SMALLEST_MULTIPLIER
-    low, high = SMALLEST_MULTIPLIER, 1.0
+    if affordable(smallest):
+        return smallest
+    low, high = smallest, max(1.0, 2 * smallest)
     while not affordable(high):
         low, high = high, 2 * high
         if high > LARGEST_MULTIPLIER:

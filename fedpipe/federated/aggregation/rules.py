@@ -164,9 +164,8 @@ def mixed_with_nearest(updates: Tensor, f: int) -> Tensor:
         Allouah et al. 2023, arXiv:2302.01772.
     """
     _require(updates, 2 * f + 1)
-    distances = _squared_distances(updates)
-    np.fill_diagonal(distances, -1)  # each row is the nearest to itself, also where others equal it
-    nearest = np.sort(np.argsort(distances, axis=1, kind="stable")[:, : len(updates) - f], axis=1)
+    by_distance = np.argsort(_squared_distances(updates), axis=1, kind="stable")  # itself first, or one that equals it
+    nearest = np.sort(by_distance[:, : len(updates) - f], axis=1)
     rows = updates.numpy()
     mixed = np.empty_like(rows)
     for start in range(0, rows.shape[1], BLOCK):

@@ -1,39 +1,35 @@
 """What every privacy mechanism is, and what it promises."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dp_accounting import DpEvent
-
 from fedpipe.config.section import Section
 from fedpipe.federated.aggregation.base import Aggregator
-from fedpipe.privacy import accountant
 
 
 @dataclass(frozen=True)
-class Guarantee:
+class Guarantee(ABC):
     """What clients are promised: (ε, δ)-differential privacy of everything that all rounds release."""
 
-    event_of: Callable[..., DpEvent]  # what a number of rounds releases; takes `rounds`
     rounds: int  # planned
     noise_multiplier: float  # of a round as one release
     delta: float
     clip: float  # the largest norm of a client's update, in the first round
     noise_on_updates: float  # the standard deviation of what is added to a sum of updates, over the clip
 
+    @abstractmethod
     def epsilon_rdp(self, rounds: int) -> float:
         """Return what so many rounds cost by Rényi divergences."""
-        return accountant.epsilon_rdp(self.event_of(rounds=rounds), self.delta)
 
+    @abstractmethod
     def epsilon_pld(self, rounds: int) -> float | None:
         """Return what so many rounds cost by privacy loss distributions; None if the mechanism has none."""
-        return accountant.epsilon_pld(self.event_of(rounds=rounds), self.delta)
 
     @property
+    @abstractmethod
     def epsilon(self) -> float:
         """What all planned rounds cost, by the accountant that has the smaller bound."""
-        return accountant.epsilon(self.event_of(rounds=self.rounds), self.delta)
 
     def figures(self) -> dict[str, float | None]:
         """Return the promise as figures, of all planned rounds, even if training ends earlier."""

@@ -13,15 +13,14 @@ from fedpipe.config.section import PositiveFloat
 from fedpipe.federated.aggregation.base import checked
 from fedpipe.federated.aggregation.mean import ExactSum, Mean
 from fedpipe.federated.context import ServerContext
+from fedpipe.federated.mechanisms.accounted import LARGEST_MULTIPLIER, SMALLEST_MULTIPLIER
 from fedpipe.federated.mechanisms.base import Guarantee, Mechanism
 from fedpipe.federated.messages import Aggregate, Update
-from fedpipe.privacy.accountant import SMALLEST_MULTIPLIER
 from fedpipe.privacy.noise import discrete_gaussian, reproducible, secret
 from fedpipe.system.errors import ParameterError
 
 CLIP_BITS = 30  # the largest norm of a client's whole numbers is 2**29 to 2**30
 SMALLEST_CLIP, LARGEST_CLIP = 1e-9, 1e9
-LARGEST_MULTIPLIER = 1000.0  # for which the noise, in units, is within what can be drawn
 
 
 class ClippedMechanism(Mechanism):
@@ -75,11 +74,7 @@ class ClippedMechanism(Mechanism):
                 f"{delta:g}: a mechanism that publishes one of the {clients} clients whole would satisfy it; less than "
                 f"1 / {clients}, or null, would do",
             )
-        try:
-            possible = self.guarantee(clients, clients_per_round, rounds).noise_multiplier <= LARGEST_MULTIPLIER
-        except ValueError:
-            possible = False
-        if not possible:
+        if self.guarantee(clients, clients_per_round, rounds).noise_multiplier > LARGEST_MULTIPLIER:
             raise ParameterError(
                 f"federated.{self.block}.epsilon",
                 f"{self.epsilon:g}: it takes noise of more than {LARGEST_MULTIPLIER:g} times the clip; a larger one, "

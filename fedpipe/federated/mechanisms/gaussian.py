@@ -2,7 +2,7 @@
 
 import math
 from functools import lru_cache, partial
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field
@@ -11,17 +11,15 @@ from torch import Tensor
 from fedpipe.config.section import PositiveFloat
 from fedpipe.federated.aggregation.mean import ExactSum
 from fedpipe.federated.context import ServerContext
-from fedpipe.federated.mechanisms.base import Guarantee
+from fedpipe.federated.mechanisms.accounted import LARGEST_MULTIPLIER, Accounted, noise_for
 from fedpipe.federated.mechanisms.clipped import (
     LARGEST_CLIP,
-    LARGEST_MULTIPLIER,
     SMALLEST_CLIP,
     ClippedMechanism,
     ClippedSum,
     sigma,
 )
 from fedpipe.federated.messages import Aggregate, State, Update
-from fedpipe.privacy.accountant import calibrated, gaussian_rounds, noise_multiplier_of_updates
 from fedpipe.system.errors import ParameterError
 
 HALF = 2**25  # a client's bit is HALF or -HALF, in units of 2**-26
@@ -69,7 +67,7 @@ class Gaussian(ClippedMechanism):
                 f"half of that; {z:.3g} would do, or more clients_per_round",
             )
 
-    def guarantee(self, clients: int, clients_per_round: int, rounds: int) -> Guarantee:
+    def guarantee(self, clients: int, clients_per_round: int, rounds: int) -> Accounted:
         probability, delta = clients_per_round / clients, self.delta_of(clients)
         z = self.noise_multiplier
         if z is None:
@@ -77,11 +75,8 @@ class Gaussian(ClippedMechanism):
             z = _calibrated(probability, rounds, self.epsilon, delta)
         on_updates = z
         if self.quantile is not None:
-            try:
-                on_updates = noise_multiplier_of_updates(z, self.noise_on_bits(clients_per_round))
-            except ValueError:
-                on_updates = math.inf
-        return Guarantee(partial(gaussian_rounds, probability, z), rounds, z, delta, self.clip, on_updates)
+            on_updates = noise_multiplier_of_updates(z, self.noise_on_bits(clients_per_round))
+        return Accounted(rounds, z, delta, self.clip, on_updates, partial(_event, probability, z))
 
     def noise_on_bits(self, clients_per_round: int) -> float:
         """Return the standard deviation of the noise on the sum of bits, σ_b."""
@@ -96,9 +91,33 @@ class Gaussian(ClippedMechanism):
         )  # fmt: skip
 
 
+def noise_multiplier_of_updates(noise_multiplier: float, quantile_noise: float) -> float:
+    """Return the noise multiplier of the sum of updates if a sum of bits is released with it.
+
+    Together they cost what `noise_multiplier` says: z_Δ = (z^-2 - (2 σ_b)^-2)^(-1/2). The bits, of which each client
+    has one, are 1/2 or -1/2, so that their sum has the noise multiplier 2 σ_b. It is infinite if that sum alone costs
+    as much.
+
+    Args:
+        noise_multiplier: of both sums as one release, z.
+        quantile_noise: the standard deviation of the noise on the sum of bits, σ_b.
+
+    References:
+        Andrew et al. 2021, arXiv:1905.03871, theorem 1.
+    """
+    left = noise_multiplier**-2 - (2 * quantile_noise) ** -2
+    return left**-0.5 if left > 0 else math.inf
+
+
+def _event(probability: float, noise_multiplier: float, rounds: int) -> Any:
+    from fedpipe.privacy.accountant import gaussian_rounds
+
+    return gaussian_rounds(probability, noise_multiplier, rounds)
+
+
 @lru_cache
 def _calibrated(probability: float, rounds: int, epsilon: float, delta: float) -> float:
-    return calibrated(lambda z: gaussian_rounds(probability, z, rounds), epsilon, delta)
+    return noise_for(lambda z: _event(probability, z, rounds), epsilon, delta)
 
 
 class GaussianSum(ClippedSum):

@@ -1,13 +1,13 @@
 """DP-FTRL: the noise of running sums, for cohorts that nobody needs to draw at random."""
 
 from functools import lru_cache, partial
+from typing import Any
 
 from torch import Tensor
 
 from fedpipe.federated.context import ServerContext
-from fedpipe.federated.mechanisms.base import Guarantee
+from fedpipe.federated.mechanisms.accounted import Accounted, noise_for
 from fedpipe.federated.mechanisms.clipped import ClippedMechanism, ClippedSum, sigma
-from fedpipe.privacy.accountant import calibrated, tree_rounds
 
 
 class Tree(ClippedMechanism):
@@ -21,21 +21,27 @@ class Tree(ClippedMechanism):
     block = "tree"
     sampling, draws = "shuffled", "no client takes part twice in an epoch"
 
-    def guarantee(self, clients: int, clients_per_round: int, rounds: int) -> Guarantee:
+    def guarantee(self, clients: int, clients_per_round: int, rounds: int) -> Accounted:
         per_epoch, delta = max(1, clients // clients_per_round), self.delta_of(clients)
         z = self.noise_multiplier
         if z is None:
             assert self.epsilon is not None, "one of both is given"
             z = _calibrated(per_epoch, rounds, self.epsilon, delta)
-        return Guarantee(partial(tree_rounds, z, per_epoch), rounds, z, delta, self.clip, z)
+        return Accounted(rounds, z, delta, self.clip, z, partial(_event, per_epoch, z))
 
     def aggregator(self, chosen: object, clients_per_round: int, rounds: int) -> "TreeSum":
         return TreeSum(mechanism=self, clients_per_round=clients_per_round, rounds=rounds, clip=self.clip)
 
 
+def _event(per_epoch: int, noise_multiplier: float, rounds: int) -> Any:
+    from fedpipe.privacy.accountant import tree_rounds
+
+    return tree_rounds(noise_multiplier, per_epoch, rounds)
+
+
 @lru_cache
 def _calibrated(per_epoch: int, rounds: int, epsilon: float, delta: float) -> float:
-    return calibrated(lambda z: tree_rounds(z, per_epoch, rounds), epsilon, delta)
+    return noise_for(lambda z: _event(per_epoch, z, rounds), epsilon, delta)
 
 
 class TreeSum(ClippedSum):
