@@ -83,6 +83,17 @@ def profile() -> None:
 
 
 @app.command()
+def secure(
+    most: Annotated[int, typer.Option(help="Clients of the largest cohort; 1,000 take five minutes.")] = 1000,
+) -> None:
+    """Measure what secure aggregation costs a client and the server in time and bytes. Needs no peer, nor data."""
+    from benchmarks import secure
+
+    table = secure.measure(most)
+    _write("secure", table, secure.as_markdown(table))
+
+
+@app.command()
 def pieces(repeats: Annotated[int, typer.Option(help="Runs of each piece.")] = 3) -> None:
     """Time a round with each aggregation, attack, compression and protection beside the plain mean. Needs no peer."""
     from benchmarks import pieces
@@ -90,6 +101,16 @@ def pieces(repeats: Annotated[int, typer.Option(help="Runs of each piece.")] = 3
     with tempfile.TemporaryDirectory() as scratch:
         table = pieces.measure(repeats, Path(scratch))
     _write("pieces", table, pieces.as_markdown(table))
+
+
+@app.command()
+def audit() -> None:
+    """Attack private trainings, and compare what an attacker finds with the epsilon that was promised."""
+    from benchmarks import audit
+
+    with tempfile.TemporaryDirectory() as scratch:
+        table = audit.measure(Path(scratch))
+    _write("audit", table, audit.as_markdown(table))
 
 
 @app.command()

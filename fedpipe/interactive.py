@@ -149,8 +149,9 @@ def run(
 
     Parameters are those of params.yaml, with the same names, defaults and meanings: `seed`, the blocks `model` and
     `compute`, and everything in the blocks `federated` and `partition` by its own name. A block is a mapping. For
-    `model`, its name will do. `strategy`, `aggregation`, `transforms`, `model` and `scheme` also take an object of a
-    class of your own: a `Strategy`, an `Aggregator`, a `Transform` or several, a `Model`, a `Partitioner`.
+    `model`, its name will do. `strategy`, `aggregation`, `transforms`, `attack`, `compression`, `model` and `scheme`
+    also take an object of a class of your own: a `Strategy`, an `Aggregator`, a `Transform` or several, an `Attack`, a
+    `Compression`, a `Model`, a `Partitioner`.
 
     Examples:
         >>> fedpipe.run(strategy="fedprox", rounds=3)

@@ -191,6 +191,13 @@ def test_the_aggregator_gets_honest_updates_and_what_attackers_make_of_them(atta
     np.testing.assert_allclose(found.delta, (honest.sum(axis=0) + 2 * chosen) / 4, rtol=1e-6)
 
 
+def test_attackers_whose_choice_would_not_be_taken_send_what_would():
+    """Of 3e38 times the mean, nothing is finite."""
+    aggregator: Aggregator[Any] = Collusion(aggregator=Mean(), attack=IPM(epsilon=3e38), hostile=frozenset({1}))
+    total = aggregator.add(aggregator.add(aggregator.empty(), update(0, [4.0, 2.0])), update(1, [8.0, 0.0]))
+    assert aggregator.result(total, ServerContext(1, 2, 0, {})).delta.tolist() == [6.0, 1.0]
+
+
 def test_attackers_alone_send_what_they_have():
     aggregator: Aggregator[Any] = Collusion(aggregator=Mean(), attack=IPM(), hostile=frozenset({0}))
     total = aggregator.add(aggregator.empty(), update(0, [1.0, 2.0]))

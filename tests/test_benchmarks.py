@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import against, data, engines, fedpipe_runner, measure, scale
+from benchmarks import against, data, engines, fedpipe_runner, measure, scale, secure
 from benchmarks.workloads import WORKLOADS, Workload
 from fedpipe.data.store import open_store
 from fedpipe.engines import Compute
@@ -148,3 +148,20 @@ def test_the_table_of_the_scale_compares_the_time_of_a_client():
     assert max(map(len, text.splitlines())) <= 100
     with pytest.raises(RuntimeError, match="990 examples a round"):
         scale.summary(small, [reports[small] | {"examples": 990}])
+
+
+@pytest.mark.parametrize("leaving", ["before", "after"])
+def test_the_row_of_a_secure_aggregation_holds_what_a_client_sends_and_receives(leaving: str):
+    """Besides headers, of at most 300 bytes for each of its messages."""
+    row = secure._row(10, 1000, leaving)
+    keys, ciphertexts, shares = 64, 9 * 84, 10 * 34
+    assert 0 < row["bytes_up"] - (keys + ciphertexts + 8 * 1000 + shares) < 4 * 300
+    requests = 10 * (4 + 32) + 10 * (4 + 32) + 10 * (4 + 32) + 9 * 84
+    assert 0 < row["bytes_down"] - requests < 3 * 500
+    assert "| 10 | 1,000 | " + leaving + " masking |" in secure.as_markdown(pd.DataFrame([row]))
+
+
+def test_a_secure_aggregation_whose_sum_is_another_one_is_no_measurement(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(secure.SecureServer, "unmasked", lambda self, total, *others: total)
+    with pytest.raises(RuntimeError, match="10 clients, 5 numbers: the sum is another one"):
+        secure._row(10, 5, "after")

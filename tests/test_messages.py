@@ -15,6 +15,15 @@ from safetensors.torch import load
 from fedpipe.federated.aggregation.collected import Collected
 from fedpipe.federated.aggregation.mean import ExactSum
 from fedpipe.federated.messages import Broadcast, ClientReport, Message, PartialSum, Refusal, Task, Update
+from fedpipe.federated.secure.messages import (
+    EncryptedShares,
+    MaskedInput,
+    MaskRequest,
+    PublicKeys,
+    ShareRequest,
+    Shares,
+    UnmaskRequest,
+)
 from fedpipe.system.records import Record
 
 numbers = st.floats(allow_nan=False, width=64)
@@ -22,7 +31,9 @@ counts = st.integers(0, 10**6)
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 tensors = st.builds(
     lambda dtype, shape, seed: (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 9).to(dtype),
-    st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bfloat16, torch.float16]),
+    st.sampled_from(
+        [torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bfloat16, torch.float16]
+    ),
     st.lists(st.integers(0, 4), max_size=3),
     counts,
 )
@@ -62,6 +73,13 @@ MESSAGES = {
         PartialSum, exact_sums, st.lists(reports, max_size=2).map(tuple),
         st.lists(st.builds(Refusal, counts, names), max_size=2).map(tuple), counts,
     ),
+    PublicKeys: st.builds(PublicKeys, counts, tensors, tensors),
+    ShareRequest: st.builds(ShareRequest, counts, counts, tensors, tensors),
+    EncryptedShares: st.builds(EncryptedShares, counts, tensors),
+    MaskRequest: st.builds(MaskRequest, counts, counts, tensors, tensors),
+    MaskedInput: st.builds(MaskedInput, counts, tensors),
+    UnmaskRequest: st.builds(UnmaskRequest, counts, counts, counts, tensors, tensors, tensors, tensors),
+    Shares: st.builds(Shares, counts, tensors),
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The loop of federated rounds: draw a cohort, train its clients, add up their updates, step, evaluate."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from statistics import fmean
 from typing import Any, Self
@@ -15,8 +15,9 @@ from fedpipe.federated.client import Client
 from fedpipe.federated.context import ServerContext
 from fedpipe.federated.messages import Aggregate, Broadcast, ClientReport, PartialSum, Refusal, Task
 from fedpipe.federated.sampling import Cohort
+from fedpipe.federated.secure.base import Collected, Mask, Train
 from fedpipe.federated.state import ServerState
-from fedpipe.federated.worker import TrainAndSum
+from fedpipe.federated.worker import TrainAndMask, TrainAndSum
 from fedpipe.system.errors import ParameterError, UserError
 from fedpipe.system.randomness import secret_seed
 from fedpipe.system.records import Record
@@ -245,16 +246,18 @@ def run_rounds(
         broadcast = client.sent(Broadcast(number, state.parameters, extra, told, keep))
         aggregator = client.aggregator(broadcast)
         tasks = _tasks(cohort, client_weights, state.last_rounds)
-        expected = [tasks[member.client] for member in cohort.members]
-        arrived = _merged(aggregator, run_tasks(TrainAndSum(client), broadcast, expected), on_clients)
+        expected = [member.client for member in cohort.members]
+        train = _training(client, broadcast, tasks, expected, run_tasks, on_clients)
+        collected = settings.protocol.collect(seed, number, tasks.keys(), train, run_tasks)
+        arrived = collected.updates
         if arrived.refusals and settings.on_bad_update == "stop":
             first = min(arrived.refusals, key=lambda refusal: refusal.client)
             raise UserError(f"round {number}: client {first.client}'s update cannot be used: {first.reason}; {REMEDY}")
 
         aggregate = None
         updates = len(arrived.reports)
-        # Else the round is skipped: model and states stay as they are.
-        if aggregator.enough(updates) and (updates >= settings.min_updates or aggregator.counts_nobody):
+        enough = aggregator.enough(updates) and (updates >= settings.min_updates or aggregator.counts_nobody)
+        if enough and not collected.void:  # else the round is skipped: model and states stay as they are
             context = ServerContext(number, updates, seed, {**state.aggregation}, dimension, len(sizes))
             aggregate = aggregator.result(arrived.sum, context)
             mean, remembered = transforms.on_server(aggregate, number, updates, seed, state.transforms)
@@ -265,18 +268,19 @@ def run_rounds(
         state = state.after_round(number, evaluations.deciding, client.architecture.spec.classes)
         if settings.is_over(state):
             evaluations = evaluator.in_the_end(state.parameters, evaluations)
-        bytes_down = len(tasks) * len(broadcast) + sum(map(len, tasks.values()))
         seconds = trained - begun, time.monotonic() - trained
         hostile = client.hostile if settings.attack != "none" else None
+        bytes_down = collected.bytes_down
         round = Round.of(number, cohort, arrived, aggregate, evaluations, bytes_down, hostile, *seconds)
         if "clip" in told:
             round = replace(round, clip=float(told["clip"]))
         if settings.mechanism.is_private:
             members, epochs = settings.clients_per_round, settings.local_training.epochs
+            usual = settings.protocol.usual(members, dimension, client.typical(broadcast))
             round = round.of_nobody(
                 examples=int(members * epochs * sizes.sum()) // len(sizes),
-                bytes_down=members * (len(broadcast) + len(Task(0, epochs, 0.0, 0.0))),
-                bytes_up=members * len(client.typical(broadcast)),
+                bytes_down=members * (len(broadcast) + len(Task(0, epochs, 0.0, 0.0)) + usual.down),
+                bytes_up=members * usual.up,
             )
         yield state, round
 
@@ -300,6 +304,37 @@ def _tasks(cohort: Cohort, client_weights: np.ndarray, last_rounds: Mapping[int,
         )
         for member in cohort.invited
     }
+
+
+def _training(
+    client: Client,
+    broadcast: Broadcast,
+    tasks: Mapping[int, Task],
+    expected: Collection[int],
+    run_tasks: RunTasks,
+    on_clients: OnClients,
+) -> Train:
+    """Return what has clients of the cohort train, where clients run.
+
+    Args:
+        client: what they have in common.
+        broadcast: what they are sent.
+        tasks: what is asked of each client of the cohort.
+        expected: the clients that are to return an update.
+        run_tasks: an engine's.
+        on_clients: told of clients as their updates arrive.
+    """
+
+    def train(clients: Collection[int], mask: Mask | None = None) -> Collected:
+        bytes_down = len(clients) * len(broadcast) + sum(len(tasks[number]) for number in clients)
+        training = [tasks[number] for number in expected if number in clients]
+        if mask:
+            results = run_tasks(TrainAndMask(client), (broadcast, mask), training)
+        else:
+            results = run_tasks(TrainAndSum(client), broadcast, training)
+        return Collected(_merged(client.aggregator(broadcast), results, on_clients), bytes_down)
+
+    return train
 
 
 def _merged(aggregator: Aggregator, results: Iterable[PartialSum], on_clients: OnClients) -> PartialSum:

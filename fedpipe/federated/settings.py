@@ -1,6 +1,7 @@
 """The parameters of federated training: block `federated` of params.yaml."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, model_validator
@@ -30,6 +31,7 @@ from fedpipe.federated.transforms import TRANSFORMS
 from fedpipe.federated.transforms.base import Chain, Transform
 
 LARGEST_COHORT = 10_000  # that is proposed
+SURELY_TWO = 32  # average size of Poisson cohorts of which less than one in 10**12 has fewer than two clients
 
 
 def _transforms(value: str) -> str:
@@ -159,17 +161,14 @@ class Federated(Sampling):
             raise ValueError(f"compression: {self.compression} does not go with strategy {self.strategy}: {broken}")
         if self.mechanism.is_private and (voiding := [*self._voids_privacy()]):
             raise ValueError("\n".join(voiding))
+        if self.protocol.hides_updates and (seen := [*self._needs_updates()]):
+            raise ValueError("\n".join(seen))
         self._check_aggregation()
         return self
 
     def _voids_privacy(self) -> Iterator[str]:
         """Yield a line for each parameter with which the privacy mechanism promises nothing, and why."""
-
-        def refused(parameter: str, reason: str, remedy: str) -> str:
-            value = getattr(self, parameter)
-            shown = str(value).lower() if isinstance(value, bool) else value
-            return f"{parameter}: {shown} does not go with privacy {self.privacy}: {reason}; {remedy} would do"
-
+        refused = partial(self._refused, f"privacy {self.privacy}")
         needed = self.mechanism.sampling
         if self.sampling != needed:
             yield refused("sampling", f"its epsilon holds if {self.mechanism.draws}", needed)
@@ -192,6 +191,37 @@ class Federated(Sampling):
         for early in ("target_accuracy", "patience"):
             if getattr(self, early) is not None:
                 yield refused(early, "no epsilon accounts for the data by which training stops", "null")
+
+    def _needs_updates(self) -> Iterator[str]:
+        """Yield a line for each parameter that needs more than the sum of the updates, all that the server has."""
+        refused = partial(self._refused, f"secure_aggregation {self.secure_aggregation}")
+        if not (self.chosen("aggregation", Aggregator).maskable and self.aggregator.maskable):
+            yield refused("aggregation", "it needs each update", "mean")
+        if self.algorithm.sends_scalars:
+            reason = f"{self.algorithm.sends_besides} are fractions of any length in the sum, and masks are not"
+            yield refused("strategy", reason, "fedavg")
+        if self.compression != "none":
+            yield refused("compression", "masked numbers are random, so that nothing can be left out of them", "none")
+        if self.hostility.colludes:
+            yield refused("attack", "its attackers go by updates that they could not see", "sign-flip")
+        if self.evaluate_clients:
+            yield refused("evaluate_clients", "what each client reports would tell what masks hide", "false")
+        if self.on_bad_update == "stop":
+            yield refused("on_bad_update", "only its client can tell a bad update, and does not send it", "refuse")
+        if self.clients_per_round == 1:
+            yield refused("clients_per_round", "the sum of one update is that update", "2")
+        if self.mechanism.is_private and (self.dropout or self.protocol.loses_clients):
+            reason = "where clients drop out, a skipped round tells who took part, for which no epsilon accounts"
+            yield refused("privacy", reason, "a dropout and a dropout_after of 0")
+        if self.mechanism.is_private and self.sampling == "poisson" and self.clients_per_round < SURELY_TWO:
+            reason = f"with privacy {self.privacy}, a cohort of one, whose round is skipped, must be all but impossible"
+            yield refused("clients_per_round", reason, str(SURELY_TWO))
+
+    def _refused(self, piece: str, parameter: str, reason: str, remedy: str) -> str:
+        """Say why the value of a parameter does not go with a piece, and what would."""
+        value = getattr(self, parameter)
+        shown = str(value).lower() if isinstance(value, bool) else value
+        return f"{parameter}: {shown} does not go with {piece}: {reason}; {remedy} would do"
 
     def _check_aggregation(self) -> None:
         chosen = self.chosen("aggregation", Aggregator)

@@ -30,6 +30,7 @@ class Aggregator(Section, Generic[Sum]):
     collects: ClassVar[bool] = False  # whether its sum is all updates by themselves
     robust: ClassVar[bool] = False  # whether it bears hostile updates, of which it takes delta and buffers alone
     counts_nobody: ClassVar[bool] = False  # whether a round has a result in which no update arrived
+    maskable: ClassVar[bool] = False  # whether its sum is an ExactSum, which also adds up numbers that are masked
 
     def broadcast(self, state: State) -> State:
         """Return what those who add updates up are told, from what the server remembers."""

@@ -39,6 +39,7 @@ class NormBounding(Mean):
     """
 
     robust = True
+    maskable = False  # nobody can bound what is masked
 
     norm: PositiveFloat = Field(default=3.0, description="Largest L2 norm with which an update counts.")
 

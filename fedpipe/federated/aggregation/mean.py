@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Self
 
 import numpy as np
 import torch
@@ -44,6 +45,17 @@ class ExactSum(Message):
     weight: Fraction = Fraction(0)
     largest: int = 0  # what the largest numbers of the updates in it add up to, in units: no sum is larger
 
+    def numbers(self) -> Tensor:
+        """Return the vectors' numbers as one vector, by name: (numbers,) int64."""
+        return torch.cat([self.vectors[name].reshape(-1) for name in sorted(self.vectors)])
+
+    def with_numbers(self, numbers: Tensor) -> Self:
+        """Return the sum with these in place of `numbers()`."""
+        names = sorted(self.vectors)
+        pieces = numbers.split([self.vectors[name].numel() for name in names])
+        vectors = {name: piece.view(self.vectors[name].shape) for name, piece in zip(names, pieces, strict=True)}
+        return replace(self, vectors=vectors)
+
 
 class Mean(Aggregator[ExactSum]):
     """Average the updates, each with its weight; sums are added without weights.
@@ -52,6 +64,8 @@ class Mean(Aggregator[ExactSum]):
     numbers do not. The mean is rounded to a coarser multiple, so that the mean of equal updates is that update. McMahan
     et al. 2017, arXiv:1602.05629, algorithm 1.
     """
+
+    maskable = True
 
     def empty(self) -> ExactSum:
         return ExactSum()

@@ -27,18 +27,20 @@ class Collusion(Collecting):
 
     def result(self, total: Collected, context: ServerContext) -> Aggregate:
         whole = self.aggregator.empty()
-        for update in self._chosen(total.in_order()):
+        for update, chosen in self._chosen(total.in_order()):
             try:
+                whole = self.aggregator.add(whole, chosen)
+            except Refused:  # attackers know that, and rather send what will be taken
                 whole = self.aggregator.add(whole, update)
-            except Refused:  # the attack defeats itself
-                continue
         return self.aggregator.result(whole, context)
 
-    def _chosen(self, updates: list[Update]) -> list[Update]:
+    def _chosen(self, updates: list[Update]) -> list[tuple[Update, Update]]:
+        """Return each update as it arrived, and what is sent in its place."""
         honest = [update for update in updates if update.client not in self.hostile]
         attackers = [update for update in updates if update.client in self.hostile]
         if not (honest and attackers):
-            return updates
+            return [(update, update) for update in updates]
         deltas = (torch.stack([update.delta.double() for update in some]) for some in (honest, attackers))
         chosen = self.attack.collude(*deltas).to(attackers[0].delta.dtype)
-        return honest + [replace(update, delta=delta) for update, delta in zip(attackers, chosen, strict=True)]
+        attacking = [(update, replace(update, delta=delta)) for update, delta in zip(attackers, chosen, strict=True)]
+        return [(update, update) for update in honest] + attacking

@@ -32,6 +32,7 @@ class Strategy(Section):
     observes_gradients: ClassVar[bool] = False  # whether LocalResult.mean_gradient is wanted
     transforms_break: ClassVar[str] = ""  # why no transform may change its updates; empty if they may
     sends_besides: ClassVar[str] = ""  # what updates hold besides the delta and buffers; empty if nothing
+    sends_scalars: ClassVar[bool] = False  # whether updates hold numbers besides vectors
 
     def check(self, network: nn.Module) -> None:
         """Check that this strategy has something to do on a network.

@@ -18,6 +18,7 @@ class FedNova(Strategy):
     """
 
     sends_besides = "the norms ‖a_k‖₁"
+    sends_scalars = True
 
     def on_client(self, update: Update, context: ClientContext, result: LocalResult) -> Update:
         tau, rho = result.steps, context.training.momentum

@@ -21,6 +21,7 @@ class QFedAvg(Strategy):
     """
 
     sends_besides = "the scalars h_k"
+    sends_scalars = True
     transforms_break = "h_k is computed from the update before any transform"
 
     q: NonNegativeFloat = Field(
