@@ -523,6 +523,18 @@ def test_the_bytes_of_a_private_round_are_those_of_a_cohort_of_the_usual_size(fo
     assert hidden.bytes_up == pytest.approx(told.bytes_up, abs=400)
 
 
+@pytest.mark.parametrize("compression", ["top-k", "qsgd", "sign", "float16"])
+def test_compressed_updates_are_clipped_after_they_are_decoded(compression: str, folder: Path, test: Path):
+    """So that what is released is no longer than clip and noise, whatever decoding makes of an update."""
+    settings = private("gaussian", multiplied(0.05, clip=1e-4), rounds=2, clients_per_round=5, compression=compression)
+    plain = federate(folder, test, **{**settings, "compression": "none"})
+    for (_, round), (_, uncompressed) in zip(federate(folder, test, **settings), plain, strict=True):
+        noise = 0.05 * 1e-4 / 5 * math.sqrt(7850)
+        assert round.aggregate_norm is not None
+        assert round.aggregate_norm < 1e-4 + 1.1 * noise
+        assert round.bytes_up < 0.6 * uncompressed.bytes_up
+
+
 @pytest.mark.parametrize("mechanism", NEEDED)
 def test_epsilon_grows_to_what_was_promised(mechanism: str, folder: Path, test: Path):
     data = FederatedData(dataset=test.parent, clients=folder)

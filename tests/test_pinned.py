@@ -14,6 +14,8 @@ import torch
 
 from fedpipe.data.partition.settings import Partition
 from fedpipe.federated.sampling import Cohort, Sampling
+from fedpipe.privacy.noise import discrete_gaussian, reproducible
+from fedpipe.system.randomness import generator
 
 LABELS = np.repeat(np.arange(10), 300)
 SIZES = [10, 20, 30, 40, 50, 60, 70, 80]
@@ -75,6 +77,7 @@ def test_the_increasing_noise_of_a_seed():
         ({}, "56850819958b"),
         ({"sampling": "size"}, "f3571c3d4acd"),
         ({"sampling": "poisson"}, "1c01ed8d4e29"),
+        ({"sampling": "shuffled"}, "a666d9ed2d6e"),
         ({"dropout": 0.3, "stragglers": 0.4}, "0b66919cadc5"),
         ({"objective": "clients"}, "077effec1864"),
     ],
@@ -87,3 +90,9 @@ def test_the_cohorts_of_a_seed(settings: dict[str, Any], expected: str):
 
     cohorts = [Sampling.model_validate(settings).draw(SIZES, 5, 42, round) for round in range(1, 21)]
     assert digest(map(numbers, cohorts)) == expected
+
+
+@pytest.mark.parametrize(("sigma", "expected"), [(3, "09cbdc839492"), (2**30, "237d7604879d")])
+def test_the_privacy_noise_of_a_seed(sigma: int, expected: str):
+    drawn = discrete_gaussian(sigma, 1000, reproducible(generator(42, "privacy noise", round=1)))
+    assert digest([drawn]) == expected
