@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from fedpipe.config.section import OnDivergence, PositiveInt, Section, choice, or_own, own_names, with_blocks
 from fedpipe.federated.aggregation import AGGREGATORS
 from fedpipe.federated.aggregation.base import Aggregator
+from fedpipe.federated.aggregation.clipping import NormBounding
 from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.attacks import ATTACKS
 from fedpipe.federated.attacks.base import Attack, attackers
@@ -174,7 +175,10 @@ class Federated(Sampling):
             yield refused("sampling", f"its epsilon holds if {self.mechanism.draws}", needed)
         if self.objective != "clients":
             yield refused("objective", "an update would count by how many examples its client has", "clients")
-        if not isinstance(self.chosen("aggregation", Aggregator), Mean):
+        aggregator = self.chosen("aggregation", Aggregator)
+        if isinstance(aggregator, NormBounding):
+            yield refused("aggregation", f"{self.privacy}.clip bounds updates already", "mean")
+        elif not isinstance(aggregator, Mean):
             yield refused("aggregation", "how far a client moves it has no bound that noise could hide", "mean")
         if self.algorithm.sends_besides:
             reason = f"clients also send {self.algorithm.sends_besides}, which nothing bounds and no noise hides"

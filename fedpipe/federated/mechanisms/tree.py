@@ -3,11 +3,14 @@
 from functools import lru_cache, partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedpipe.federated.context import ServerContext
 from fedpipe.federated.mechanisms.accounted import Accounted, noise_for
 from fedpipe.federated.mechanisms.clipped import ClippedMechanism, ClippedSum, sigma
+
+EPOCH, RELEASED = "epoch", "released"  # what the state holds beside the nodes by their levels
 
 
 class Tree(ClippedMechanism):
@@ -49,14 +52,18 @@ class TreeSum(ClippedSum):
 
     Node (level, i) stands for the rounds i 2**level + 1 to (i + 1) 2**level of an epoch. The noise of the sum of t
     rounds is that of the nodes that these rounds are made of, one for each binary digit 1 of t. From t - 1 to t, one
-    node begins, and takes the place of those of all lower levels. The server remembers the nodes in use.
+    node begins, and takes the place of those of all lower levels. The server remembers the nodes in use. Rounds that are
+    skipped, as secure aggregation may void one, release nothing and do not count.
     """
 
     def noise_on_updates(self, context: ServerContext) -> Tensor:
         per_epoch = max(1, context.clients // self.clients_per_round)
-        t = (context.round - 1) % per_epoch + 1  # rounds of this epoch
-        if t == 1:  # a new tree; what the last one added stays
+        epoch = torch.tensor((context.round - 1) // per_epoch)
+        if not torch.equal(context.state.get(EPOCH, torch.tensor(-1)), epoch):  # a new tree; what the last added stays
             context.state.clear()
+            context.state |= {EPOCH: epoch, RELEASED: torch.tensor(0)}
+        context.state[RELEASED] = context.state[RELEASED] + 1
+        t = int(context.state[RELEASED])
         level = (t & -t).bit_length() - 1  # of the node that begins
         ended = [context.state.pop(str(lower)) for lower in range(level)]
         z = self.promised(context).noise_on_updates
