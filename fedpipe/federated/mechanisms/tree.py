@@ -52,8 +52,8 @@ class TreeSum(ClippedSum):
 
     Node (level, i) stands for the rounds i 2**level + 1 to (i + 1) 2**level of an epoch. The noise of the sum of t
     rounds is that of the nodes that these rounds are made of, one for each binary digit 1 of t. From t - 1 to t, one
-    node begins, and takes the place of those of all lower levels. The server remembers the nodes in use. Rounds that are
-    skipped, as secure aggregation may void one, release nothing and do not count.
+    node begins, and takes the place of those of all lower levels. The server remembers the nodes in use. A round that is
+    skipped, as secure aggregation may void one, releases nothing and does not count.
     """
 
     def noise_on_updates(self, context: ServerContext) -> Tensor:
@@ -61,7 +61,7 @@ class TreeSum(ClippedSum):
         epoch = torch.tensor((context.round - 1) // per_epoch)
         if not torch.equal(context.state.get(EPOCH, torch.tensor(-1)), epoch):  # a new tree; what the last added stays
             context.state.clear()
-            context.state |= {EPOCH: epoch, RELEASED: torch.tensor(0)}
+            context.state.update({EPOCH: epoch, RELEASED: torch.tensor(0)})
         context.state[RELEASED] = context.state[RELEASED] + 1
         t = int(context.state[RELEASED])
         level = (t & -t).bit_length() - 1  # of the node that begins
