@@ -52,8 +52,8 @@ class TreeSum(ClippedSum):
 
     Node (level, i) stands for the rounds i 2**level + 1 to (i + 1) 2**level of an epoch. The noise of the sum of t
     rounds is that of the nodes that these rounds are made of, one for each binary digit 1 of t. From t - 1 to t, one
-    node begins, and takes the place of those of all lower levels. The server remembers the nodes in use. A round that is
-    skipped, as secure aggregation may void one, releases nothing and does not count.
+    node begins, and takes the place of those of all lower levels. The server remembers the nodes in use. A round that
+    is skipped, as secure aggregation may void one, releases nothing and does not count.
     """
 
     def noise_on_updates(self, context: ServerContext) -> Tensor:
