@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from fedpipe.studies.records import Record
+from fedpipe.studies.records import SIDES, Record
 from fedpipe.studies.statistics import summarise
 from fedpipe.studies.study import Figure
 
@@ -20,6 +20,8 @@ TITLES = {
     "loss": "test loss",
     "rounds": "round",
     "megabytes": "megabytes, down and up",
+    "megabytes up": "megabytes, up",
+    "megabytes down": "megabytes, down",
 }
 WIDTH, HEIGHT = 340, 260
 FEW = 4  # lines, whose bands can be told apart
@@ -39,6 +41,8 @@ def chart(
     """
     lines, panels = axes[figure.lines], axes[figure.panels] if figure.panels else [""]
     table = pd.DataFrame(_points(figure, lines, panels, records))
+    if figure.measure == "epsilon" and not table.empty:
+        lines = [line for line in lines if line in set(table["line"])]  # those that have one
     diverged = [
         f"{line}{f' on {panel}' if panel else ''}: {number} of {of} runs diverged, and are left out"
         for panel in panels
@@ -51,7 +55,8 @@ def chart(
     shapes = {"domain": lines, "range": [SHAPES[place // len(COLOURS) % len(SHAPES)] for place in range(len(lines))]}
     whole = alt.Axis(format="d" if figure.over == "rounds" else ",.4~g", tickCount=6)
     fraction = alt.Axis(format=".0%" if figure.measure == "accuracy" else ",.3~g")
-    title = f"{' and '.join(dict.fromkeys(record.evaluated_on for record in records))} {figure.measure}"
+    on = " and ".join(dict.fromkeys(record.evaluated_on for record in records))
+    title = "epsilon, by the PLD accountant" if figure.measure == "epsilon" else f"{on} {figure.measure}"
     x = alt.X("x:Q", title=TITLES[figure.over], axis=whole).scale(nice=False)
     y = alt.Y("mean:Q", title=title, axis=fraction).scale(zero=False)
     colour = alt.Color("line:N", title=figure.lines, scale=alt.Scale(**scale), sort=lines)
@@ -93,7 +98,7 @@ def _points(
         for line in lines:
             runs = [record for record in _of(figure, line, panel, records) if record.state == "done"]
             curves = [dict(record.curve(record.evaluated_on, figure.measure)) for record in runs]
-            sent = [_sent(record) for record in runs]
+            sent = [_sent(record, figure.over) for record in runs]
             for number in curves[0] if curves else ():
                 if all(number in curve for curve in curves):
                     summary = summarise([curve[number] for curve in curves])
@@ -115,7 +120,8 @@ def _diverged(records: Sequence[Record]) -> tuple[int, int]:
     return sum(record.state == "diverged" for record in records), len(records)
 
 
-def _sent(record: Record) -> dict[int, float]:
-    """Return the megabytes that were sent up to the end of each round."""
-    each = ((row["bytes_down"] or 0) + (row["bytes_up"] or 0) for row in record.rounds)
+def _sent(record: Record, over: str) -> dict[int, float]:
+    """Return the megabytes that were sent until the end of each round; both ways, if it is not said which way."""
+    sides = SIDES.get(over.removeprefix("megabytes ").strip(), SIDES["both"])
+    each = (sum(row[side] or 0 for side in sides) for row in record.rounds)
     return {int(row["round"] or 0): total / 1e6 for row, total in zip(record.rounds, accumulate(each), strict=True)}

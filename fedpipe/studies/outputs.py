@@ -160,7 +160,9 @@ def _draw(study: Study, records: Sequence[Record], folder: Path) -> None:
                 wanted = dict(zip(others, chosen, strict=True))
                 shown = [record for record in records if wanted.items() <= record.labels.items()]
                 about = ", ".join([_data(records), *(f"{axis} {label}" for axis, label in wanted.items())])
-                name = f"{number}{f'-{part}' if others else ''}-{figure.measure}-over-{figure.over}.png"
+                name = (
+                    f"{number}{f'-{part}' if others else ''}-{figure.measure}-over-{figure.over.replace(' ', '-')}.png"
+                )
                 render(curves.chart(figure, study.question, about, study.axes, shown), new / name, colours=None)
 
 

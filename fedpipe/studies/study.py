@@ -165,7 +165,9 @@ class Table(Section):
 class Figure(Section):
     """Lay a picture out: curves over rounds, or over what was sent."""
 
-    over: Literal["rounds", "megabytes"] = Field(default="rounds", description="What curves run over.")
+    over: Literal["rounds", "megabytes", "megabytes up", "megabytes down"] = Field(
+        default="rounds", description="What curves run over; megabytes are those of both directions."
+    )
     measure: Literal["accuracy", "loss", "epsilon"] = Field(
         default="accuracy",
         description="What curves show: accuracy or loss, on validation data if there are any, else on the test set; or "
