@@ -24,6 +24,7 @@ TITLES = {
     "megabytes down": "megabytes, down",
 }
 WIDTH, HEIGHT = 340, 260
+WIDE = 50  # times the least that was sent
 FEW = 4  # lines, whose bands can be told apart
 
 
@@ -57,7 +58,10 @@ def chart(
     fraction = alt.Axis(format=".0%" if figure.measure == "accuracy" else ",.3~g")
     on = " and ".join(dict.fromkeys(record.evaluated_on for record in records))
     title = "epsilon, by the PLD accountant" if figure.measure == "epsilon" else f"{on} {figure.measure}"
-    x = alt.X("x:Q", title=TITLES[figure.over], axis=whole).scale(nice=False)
+    # Logarithmic where some send many times what others do, so that these are no heap at the left.
+    sent = [] if figure.over == "rounds" or table.empty else table["x"].tolist()
+    scale_type = "log" if sent and max(sent) > WIDE * min(sent) else "linear"
+    x = alt.X("x:Q", title=TITLES[figure.over], axis=whole).scale(type=scale_type, nice=False)
     y = alt.Y("mean:Q", title=title, axis=fraction).scale(zero=False)
     colour = alt.Color("line:N", title=figure.lines, scale=alt.Scale(**scale), sort=lines)
     base = alt.Chart().encode(x=x, color=colour)
