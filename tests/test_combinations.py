@@ -93,5 +93,5 @@ def test_the_refusal_on_the_page_is_what_is_said():
     with pytest.raises(ValidationError) as error:
         Federated.model_validate(COMMON | {"privacy": "gaussian", "aggregation": "median"})
     [quoted] = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
-    said = " ".join(quoted.split()).removeprefix("params.yaml: federated: ")
+    said = " ".join(quoted.split()).removeprefix("params.yaml: federated.")
     assert said in str(error.value).replace("\n", " ")

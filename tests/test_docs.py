@@ -8,12 +8,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from pkgutil import iter_modules
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import typer
@@ -549,3 +551,32 @@ def test_the_model_maps_images_to_logits(sample: Dataset):
     logits = network_with(architecture, parameters)(normalised(sample.test.images, MNIST))
     assert logits.shape == (1000, 10)
     assert torch.isfinite(logits).all()
+
+
+def _cells(page: str, first: str) -> list[list[str]]:
+    """The rows of each table of a page whose header begins with this."""
+    lines = page.splitlines()
+    rows: list[list[str]] = []
+    for at in (place for place, line in enumerate(lines) if line.startswith(first)):
+        for line in takewhile(lambda line: line.startswith("|"), lines[at + 2 :]):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+@pytest.mark.parametrize("what", ["accuracy", "backdoor"])
+def test_the_tables_of_attacks_are_those_of_the_studies(what: str):
+    """Means over seeds, in whole percent; × where a run diverged."""
+    page = TEXTS["docs/robustness.md"]
+    names = "| mean | bounding | clipping | median | trimmed | geometric | Krum | multi-Krum | Bulyan | nnm + trimmed |"
+    shown = _cells(page, f"| attack {names}" if what == "accuracy" else f"| {names}")
+    columns = [name.strip() for name in names.strip("|").split("|")]
+    expected: list[list[str]] = []
+    for study, label in (("robustness-iid", "alike"), ("robustness-dirichlet", "skewed")):
+        table = pd.read_csv(ROOT / f"studies/{study}/results.csv")
+        table = table[table["measure"] == what]
+        attacks = [name for name in dict.fromkeys(table["attack"]) if what == "accuracy" or name.startswith("backdoor")]
+        for attack in attacks:
+            runs = [table[(table["attack"] == attack) & (table["aggregation"] == one)] for one in columns]
+            numbers = ["×" if (of["state"] == "diverged").any() else f"{100 * of['value'].mean():.0f}" for of in runs]
+            expected.append([attack.replace("backdoor", label) if what == "backdoor" else attack, *numbers])
+    assert sorted(shown) == sorted(expected)
