@@ -1,6 +1,7 @@
 """The benchmarks compare equal work, and count it right."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import against, data, engines, fedpipe_runner, measure, scale, secure
+from benchmarks import against, audit, data, engines, fedpipe_runner, measure, pieces, scale, secure
 from benchmarks.workloads import WORKLOADS, Workload
 from fedpipe.data.store import open_store
 from fedpipe.engines import Compute
+from fedpipe.federated.aggregation import AGGREGATORS
+from fedpipe.federated.attacks import ATTACKS
+from fedpipe.federated.compression import COMPRESSIONS
+from fedpipe.federated.mechanisms import MECHANISMS
+from fedpipe.federated.mixing import MIXINGS
+from fedpipe.federated.secure import PROTOCOLS
+from fedpipe.federated.settings import Federated
 from fedpipe.system.errors import UserError
 
 SMALL = Workload("small", "2nn", clients=5, per_client=120, cohort=5, batch_size=10)
@@ -165,3 +173,34 @@ def test_a_secure_aggregation_whose_sum_is_another_one_is_no_measurement(monkeyp
     monkeypatch.setattr(secure.SecureServer, "unmasked", lambda self, total, *others: total)
     with pytest.raises(RuntimeError, match="10 clients, 5 numbers: the sum is another one"):
         secure._row(10, 5, "after")
+
+
+def test_each_piece_of_a_round_is_timed():
+    """Those of every table but strategies, and none that there is not."""
+    timed = defaultdict[str, set[str]](set)
+    for changes in pieces.PIECES.values():
+        Federated.model_validate({"clients_per_round": 40, **changes})
+        for table in ("aggregation", "mixing", "attack", "compression", "privacy", "secure_aggregation"):
+            timed[table].add(changes.get(table, Federated.model_fields[table].default))
+    tables = {
+        "aggregation": AGGREGATORS, "mixing": MIXINGS, "attack": ATTACKS, "compression": COMPRESSIONS,
+        "privacy": MECHANISMS, "secure_aggregation": PROTOCOLS,
+    }  # fmt: skip
+    assert timed == {name: set(table) for name, table in tables.items()}
+
+
+def test_the_table_of_pieces_compares_with_the_plain_mean():
+    table = pd.DataFrame({"piece": ["mean", "median"], "seconds": [0.5, 1.25], "ratio": [1.0, 2.5]})
+    assert "| median | 1,250 | 2.50 |" in pieces.as_markdown(table)
+
+
+def test_an_audits_table_has_a_line_for_each_population_and_promise():
+    table = pd.DataFrame(
+        {"clients": work.clients, "promised": epsilon, "seed": seed, "guesses": 100, "correct": 60 + seed,
+         "lower_bound": seed / 10}
+        for work in audit.POPULATIONS for epsilon in audit.EPSILONS for seed in audit.SEEDS
+    )  # fmt: skip
+    lines = audit.as_markdown(table).splitlines()
+    assert lines[2] == "| 1,000 | none | 100 | 61.0%, 62.0%, 63.0% | 0.10, 0.20, 0.30 |"
+    assert lines[-1].startswith("| 10,000 | 1 |")
+    assert len(lines) == 10
