@@ -179,7 +179,7 @@ def test_each_piece_of_a_round_is_timed():
     """Those of every table but strategies, and none that there is not."""
     timed = defaultdict[str, set[str]](set)
     for changes in pieces.PIECES.values():
-        Federated.model_validate({"clients_per_round": 40, **changes})
+        Federated.model_validate({"clients_per_round": 40, "evaluate_clients": False, **changes})
         for table in ("aggregation", "mixing", "attack", "compression", "privacy", "secure_aggregation"):
             timed[table].add(changes.get(table, Federated.model_fields[table].default))
     tables = {
