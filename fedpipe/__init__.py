@@ -10,16 +10,23 @@ if TYPE_CHECKING:
     from fedpipe.data.partition.base import Partitioner
     from fedpipe.experiment import Experiment
     from fedpipe.federated.aggregation.base import Aggregator
+    from fedpipe.federated.attacks.base import Attack
+    from fedpipe.federated.compression.base import Compression
     from fedpipe.federated.strategies.base import Strategy
     from fedpipe.federated.transforms.base import Transform
     from fedpipe.interactive import Result, run
     from fedpipe.models.base import Model
     from fedpipe.spec import DataSpec
 
-__all__ = ["Aggregator", "DataSpec", "Experiment", "Model", "Partitioner", "Result", "Strategy", "Transform", "run"]
+__all__ = [
+    "Aggregator", "Attack", "Compression", "DataSpec", "Experiment", "Model", "Partitioner", "Result", "Strategy",
+    "Transform", "run",
+]  # fmt: skip
 
 _HOMES = {
     "Aggregator": "fedpipe.federated.aggregation.base",
+    "Attack": "fedpipe.federated.attacks.base",
+    "Compression": "fedpipe.federated.compression.base",
     "DataSpec": "fedpipe.spec",
     "Experiment": "fedpipe.experiment",
     "Model": "fedpipe.models.base",

@@ -26,7 +26,7 @@ from fedpipe.federated.attacks.base import Attack, attackers
 from fedpipe.federated.attacks.collusion import Collusion
 from fedpipe.federated.attacks.ipm import IPM
 from fedpipe.federated.attacks.label_flip import LabelFlip
-from fedpipe.federated.context import LocalTraining, ServerContext
+from fedpipe.federated.context import ClientContext, LocalTraining, ServerContext
 from fedpipe.federated.messages import Aggregate, ClientReport, Update
 from fedpipe.federated.rounds import Round
 from fedpipe.federated.state import ServerState
@@ -171,6 +171,17 @@ def test_colluding_attackers_send_what_byzfl_has_them_send():
     expected = byzfl.InnerProductManipulation(tau=0.7)(honest)
     found = IPM(epsilon=0.7).collude(honest, own)
     torch.testing.assert_close(found, expected.double().expand_as(own), rtol=1e-5, atol=1e-6)
+
+
+class Silence(Attack):
+    """An attack of one's own."""
+
+    def on_client(self, update: Update, context: ClientContext) -> Update:
+        return replace(update, delta=update.delta * 0)
+
+
+def test_an_attack_may_be_ones_own(folder: Path, tmp_path: Path):
+    assert all(not sent_by(client, folder, tmp_path, attack=Silence(), attackers=0.4).any() for client in HOSTILE)
 
 
 # How they meet the aggregation
