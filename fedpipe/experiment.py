@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
@@ -246,30 +246,24 @@ def iterate(
         )  # fmt: skip
         run_tasks = stack.enter_context(experiment.compute.start())
 
-        def on(data_set: str, examples: int, attack: Attack | None = None) -> Callable[[Parameters], Evaluation]:
-            file = data.dataset.resolve() / f"{data_set}.safetensors"
-            ranges, job = parts(examples), EvaluateParts(architecture, file, experiment.compute, attack)
+        def on(data_set: str, examples: int) -> Callable[[Parameters], Evaluation]:
+            file, attack = data.dataset.resolve() / f"{data_set}.safetensors", experiment.federated.hostility
+
+            def evaluated(parameters: Parameters, attack: Attack | None = None) -> Evaluation:
+                job = EvaluateParts(architecture, file, experiment.compute, attack)
+                results = run_tasks(job, parameters, parts(examples))
+                return Evaluation.of((part for several in results for part in several), description.classes)
 
             def evaluate(parameters: Parameters) -> Evaluation:
-                results = run_tasks(job, parameters, ranges)
-                return Evaluation.of((part for several in results for part in several), description.classes)
+                found = evaluated(parameters)
+                if not attack.has_trigger:
+                    return found
+                return replace(found, backdoor=attack.success(evaluated(parameters, attack).confusion))
 
             return evaluate
 
-        def backdoor_on(data_set: str, examples: int) -> Callable[[Parameters], float] | None:
-            attack = experiment.federated.hostility
-            if not attack.has_trigger:
-                return None
-            evaluate = on(data_set, examples, attack)
-            return lambda parameters: attack.success(evaluate(parameters).confusion)
-
         held_back = description.validation_examples
-        evaluator = Evaluator(
-            on("test", description.test_examples),
-            on("validation", held_back) if held_back else None,
-            backdoor_on("test", description.test_examples),
-            backdoor_on("validation", held_back) if held_back else None,
-        )
+        evaluator = Evaluator(on("test", description.test_examples), on("validation", held_back) if held_back else None)
         state = state or ServerState(0, initial_parameters(architecture, experiment.seed))
         yield from run_rounds(state, client, store.sizes, run_tasks, evaluator, oldest=oldest, on_clients=on_clients)
 
@@ -310,7 +304,7 @@ def holdout_rows(experiment: Experiment, holdouts: Sequence[HoldoutReport]) -> l
         experiment: its parameters.
         holdouts: a report for each client of the population.
     """
-    if experiment.federated.attack == "none":
+    if not experiment.federated.is_attacked:
         return [vars(report) for report in holdouts]
     hostile = experiment.federated.hostile(experiment.seed, len(holdouts))
     return [vars(report) | {"hostile": int(report.client in hostile)} for report in holdouts]
@@ -319,12 +313,16 @@ def holdout_rows(experiment: Experiment, holdouts: Sequence[HoldoutReport]) -> l
 def attack_figures(experiment: Experiment, holdouts: Sequence[HoldoutReport]) -> dict[str, Any]:
     """Return the figures that there are if there is an attack.
 
+    Args:
+        experiment: its parameters.
+        holdouts: a report for each client of the population.
+
     Returns:
         attackers: how many of the clients are hostile. honest_accuracy: the mean accuracy of the last model on what the
         honest clients hold out, each of which counts alike; None if they hold out nothing.
     """
-    rows = holdout_rows(experiment, holdouts)
-    if experiment.federated.attack == "none":
+    if not experiment.federated.is_attacked:
         return {}
-    honest = [row["accuracy"] for row in rows if not row["hostile"] and row["accuracy"] is not None]
-    return {"attackers": sum(row["hostile"] for row in rows), "honest_accuracy": fmean(honest) if honest else None}
+    hostile = experiment.federated.hostile(experiment.seed, len(holdouts))
+    honest = [one.accuracy for one in holdouts if one.client not in hostile and one.accuracy is not None]
+    return {"attackers": len(hostile), "honest_accuracy": fmean(honest) if honest else None}

@@ -11,7 +11,7 @@ from fedpipe.experiment import (
     evaluate_holdouts,
     holdout_rows,
     run,
-)  # fmt: skip
+)
 from fedpipe.federated.rounds import CLIENT_COLUMNS, REMEDY, Round
 from fedpipe.federated.settings import Federated
 from fedpipe.serving import trained
@@ -40,8 +40,7 @@ def main() -> None:
     def write(result: Result) -> None:
         confusion = confusion_rows(result.test.confusion)
         trained.write(MODEL, result.state.parameters, experiment, result.data)
-        attacked = ["hostile"] if settings.attack != "none" else []
-        columns = [*CLIENT_COLUMNS, *attacked]
+        columns = [*CLIENT_COLUMNS, *(["hostile"] if settings.is_attacked else [])]
         files.write_table(REPORTS / "clients.csv", result.client_rows(), columns=columns, dataset=result.dataset)
         files.write_table(REPORTS / "confusion.csv", confusion, dataset=result.dataset, method="federated")
         holdouts = evaluate_holdouts(experiment, DATA, result.state.parameters)

@@ -80,6 +80,11 @@ def test(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "test.safetensors"
 
 
+def cells(line: str) -> list[str]:
+    """The cells of a line of a Markdown table."""
+    return [cell.strip(" *") for cell in line.strip("|").split("|")]
+
+
 def checkout(to: Path) -> Path:
     """A git repository of its own with the project's files as they are in the working tree."""
     listed = subprocess.run(

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fedpipe.federated.settings import Federated
 from fedpipe.federated.strategies import STRATEGIES
-from tests.conftest import ROOT
+from tests.conftest import ROOT, cells
 
 PAGE = (ROOT / "docs/combinations.md").read_text(encoding="utf-8")
 COMMON: dict[str, Any] = {
@@ -37,7 +37,7 @@ PIECES: dict[str, list[dict[str, Any]]] = {
 def table(first: str) -> dict[tuple[str, str], str]:
     """The cells of the table whose header begins with this, by row and column."""
     [block] = [part for part in PAGE.split("\n\n") if part.startswith(f"| {first} |".replace("|  |", "| |"))]
-    header, _, *rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in block.splitlines()]
+    header, _, *rows = map(cells, block.splitlines())
     return {(row[0], column): cell for row in rows for column, cell in zip(header[1:], row[1:], strict=True)}
 
 

@@ -23,7 +23,7 @@ from fedpipe.federated.aggregation.base import Refused
 from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.compression import COMPRESSIONS, COMPRESSIONS_DOWN
 from fedpipe.federated.compression.base import Compression, WithErrorFeedback
-from fedpipe.federated.compression.codecs import DTYPES, deflate, inflate, packed, unpacked
+from fedpipe.federated.compression.codecs import KINDS, deflate, inflate, packed, unpacked
 from fedpipe.federated.compression.entropy import Zlib
 from fedpipe.federated.compression.floats import BFloat16, Float16
 from fedpipe.federated.compression.qsgd import Qsgd
@@ -111,7 +111,7 @@ def test_entropy_coding_loses_nothing_of_a_compressions_tensors(compression: Com
     assert all(torch.equal(tensors[name], back[name]) for name in tensors)
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+@pytest.mark.parametrize("dtype", KINDS.values(), ids=str)
 @pytest.mark.parametrize("name", ["values", "indices", "a.b"])
 def test_entropy_coding_loses_nothing_of_any_numbers(dtype: torch.dtype, name: str):
     """Also if they are called indices and do not ascend."""

@@ -40,7 +40,7 @@ from fedpipe.models.parameters import initial_parameters, network_with, skeleton
 from fedpipe.pipeline import Pipeline, check, inputs
 from fedpipe.system.randomness import generator
 from fedpipe.training.images import normalised
-from tests.conftest import ROOT, checkout
+from tests.conftest import ROOT, cells, checkout
 from tests.federations import MNIST
 from tests.test_pipeline import SMALL, run, set_params
 
@@ -559,7 +559,7 @@ def _cells(page: str, first: str) -> list[list[str]]:
     rows: list[list[str]] = []
     for at in (place for place, line in enumerate(lines) if line.startswith(first)):
         for line in takewhile(lambda line: line.startswith("|"), lines[at + 2 :]):
-            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+            rows.append(cells(line))
     return rows
 
 
@@ -569,7 +569,7 @@ def test_the_tables_of_attacks_are_those_of_the_studies(what: str):
     page = TEXTS["docs/robustness.md"]
     names = "| mean | bounding | clipping | median | trimmed | geometric | Krum | multi-Krum | Bulyan | nnm + trimmed |"
     shown = _cells(page, f"| attack {names}" if what == "accuracy" else f"| {names}")
-    columns = [name.strip() for name in names.strip("|").split("|")]
+    columns = cells(names)
     expected: list[list[str]] = []
     for study, label in (("robustness-iid", "alike"), ("robustness-dirichlet", "skewed")):
         table = pd.read_csv(ROOT / f"studies/{study}/results.csv")

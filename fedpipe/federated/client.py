@@ -122,14 +122,13 @@ class Client:
             held_out=store.held_out_size(k),
             holdout_accuracy_before=accuracy_before,
             holdout_accuracy=self._accuracy_on_held_out(store, k, network),
+            update_norm=0.0 if self.settings.reports else None,
         )  # fmt: skip
         update = strategy.on_client(Update(k, task.weight, report, result.delta, buffers), context, result)
         update, context = _without(layout.at_home, update, context, layout.lengths)
         if hostile:
             update = self._attack.on_client(update, context)
         update, transform_states = self._transforms.on_client(update, context, state, hostile=hostile)
-        norm = self.arrived(update, round).norm() if self.settings.reports else None
-        update = replace(update, report=replace(update.report, update_norm=norm))
         new = {STRATEGY: context.state, AT_HOME: home, **transform_states}
         if self._has_state:
             self._states.write(k, round, new, last_round=task.last_round, oldest_round=int(broadcast.oldest_round))

@@ -247,7 +247,7 @@ def run_rounds(
         aggregator = client.aggregator(broadcast)
         tasks = _tasks(cohort, client_weights, state.last_rounds)
         expected = [member.client for member in cohort.members]
-        train = _training(client, broadcast, tasks, expected, run_tasks, on_clients)
+        train = _training(client, broadcast, aggregator, tasks, expected, run_tasks, on_clients)
         collected = settings.protocol.collect(seed, number, tasks.keys(), train, run_tasks)
         arrived = collected.updates
         if arrived.refusals and settings.on_bad_update == "stop":
@@ -269,20 +269,9 @@ def run_rounds(
         if settings.is_over(state):
             evaluations = evaluator.in_the_end(state.parameters, evaluations)
         seconds = trained - begun, time.monotonic() - trained
-        hostile = client.hostile if settings.attack != "none" else None
-        bytes_down = collected.bytes_down
-        round = Round.of(number, cohort, arrived, aggregate, evaluations, bytes_down, hostile, *seconds)
-        if "clip" in told:
-            round = replace(round, clip=float(told["clip"]))
-        if settings.mechanism.is_private:
-            members, epochs = settings.clients_per_round, settings.local_training.epochs
-            usual = settings.protocol.usual(members, dimension, client.typical(broadcast))
-            round = round.of_nobody(
-                examples=int(members * epochs * sizes.sum()) // len(sizes),
-                bytes_down=members * (len(broadcast) + len(Task(0, epochs, 0.0, 0.0)) + usual.down),
-                bytes_up=members * usual.up,
-            )
-        yield state, round
+        hostile = client.hostile if settings.is_attacked else None
+        round = Round.of(number, cohort, arrived, aggregate, evaluations, collected.bytes_down, hostile, *seconds)
+        yield state, _of_nobody(round, client, broadcast, sizes) if settings.mechanism.is_private else round
 
 
 def _tasks(cohort: Cohort, client_weights: np.ndarray, last_rounds: Mapping[int, int]) -> dict[int, Task]:
@@ -309,6 +298,7 @@ def _tasks(cohort: Cohort, client_weights: np.ndarray, last_rounds: Mapping[int,
 def _training(
     client: Client,
     broadcast: Broadcast,
+    aggregator: Aggregator,
     tasks: Mapping[int, Task],
     expected: Collection[int],
     run_tasks: RunTasks,
@@ -319,6 +309,7 @@ def _training(
     Args:
         client: what they have in common.
         broadcast: what they are sent.
+        aggregator: of the round.
         tasks: what is asked of each client of the cohort.
         expected: the clients that are to return an update.
         run_tasks: an engine's.
@@ -332,7 +323,7 @@ def _training(
             results = run_tasks(TrainAndMask(client), (broadcast, mask), training)
         else:
             results = run_tasks(TrainAndSum(client), broadcast, training)
-        return Collected(_merged(client.aggregator(broadcast), results, on_clients), bytes_down)
+        return Collected(_merged(aggregator, results, on_clients), bytes_down)
 
     return train
 
@@ -349,6 +340,28 @@ def _merged(aggregator: Aggregator, results: Iterable[PartialSum], on_clients: O
             merged.bytes_up + result.bytes_up,
         )
     return merged
+
+
+def _of_nobody(round: Round, client: Client, broadcast: Broadcast, sizes: np.ndarray) -> Round:
+    """Return what may be told of a round where clients are promised privacy: the figures of a round of average size.
+
+    Args:
+        round: what it did.
+        client: what clients have in common.
+        broadcast: what they were sent.
+        sizes: (clients,) the number of examples that each client trains on.
+    """
+    settings, told = client.settings, broadcast.aggregation
+    members, epochs = settings.clients_per_round, settings.local_training.epochs
+    usual = settings.protocol.usual(members, client.layout.dimension, client.typical(broadcast))
+    return replace(
+        round.of_nobody(
+            examples=int(members * epochs * sizes.sum()) // len(sizes),
+            bytes_down=members * (len(broadcast) + len(Task(0, epochs, 0.0, 0.0)) + usual.down),
+            bytes_up=members * usual.up,
+        ),
+        clip=float(told["clip"]) if "clip" in told else None,
+    )
 
 
 def _numbers(clients: Iterable[int]) -> str:

@@ -156,10 +156,9 @@ class Federated(Sampling):
                 "a larger local.epochs, and a strategy other than fedsgd, would do"
             )
         broken = self.algorithm.transforms_break
-        if broken and self.transforms != "none":
-            raise ValueError(f"transforms: {self.transforms} does not go with strategy {self.strategy}: {broken}")
-        if broken and self.compression != "none":
-            raise ValueError(f"compression: {self.compression} does not go with strategy {self.strategy}: {broken}")
+        for name, value in {"transforms": self.transforms, "compression": self.compression}.items():
+            if broken and value != "none":
+                raise ValueError(f"{name}: {value} does not go with strategy {self.strategy}: {broken}")
         if self.mechanism.is_private and (voiding := [*self._voids_privacy()]):
             raise ValueError("\n".join(voiding))
         if self.protocol.hides_updates and (seen := [*self._needs_updates()]):
@@ -297,7 +296,12 @@ class Federated(Sampling):
 
     def hostile(self, seed: int, clients: int) -> frozenset[int]:
         """Return the hostile ones among the clients of an experiment with this seed."""
-        return attackers(seed, clients, self.attackers) if self.attack != "none" else frozenset()
+        return attackers(seed, clients, self.attackers) if self.is_attacked else frozenset()
+
+    @property
+    def is_attacked(self) -> bool:
+        """Whether hostile clients do anything that honest ones do not."""
+        return self.attack != "none"
 
     @property
     def reports(self) -> bool:

@@ -1,11 +1,12 @@
 """What a worker does with the tasks it is handed: run those clients, and send one partial sum of their updates."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-from fedpipe.federated.aggregation.base import Refused
+from fedpipe.federated.aggregation.base import Aggregator, Refused
 from fedpipe.federated.client import Client
-from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refusal, Task
+from fedpipe.federated.messages import Broadcast, ClientReport, PartialSum, Refusal, Task, Update
 from fedpipe.federated.secure.base import Mask
 
 
@@ -17,20 +18,18 @@ class TrainAndSum:
 
     def __call__(self, broadcast: Broadcast, tasks: Iterable[Task]) -> PartialSum:
         broadcast = self.client.received(broadcast)
-        strategy, aggregator = self.client.settings.algorithm, self.client.aggregator(broadcast)
+        aggregator = self.client.aggregator(broadcast)
         total = aggregator.empty()
         reports: list[ClientReport] = []
         refusals: list[Refusal] = []
         bytes_up = 0
-        for task in tasks:
-            update = self.client.update(broadcast, task)
+        for update, came in _trained(self.client, broadcast, aggregator, tasks):
             bytes_up += len(update)
-            try:
-                arrived = self.client.arrived(update, broadcast.round)
-                total = aggregator.add(total, strategy.on_arrival(arrived, task))
-                reports.append(update.report)
-            except Refused as reason:
-                refusals.append(Refusal(task.client, str(reason)))
+            if isinstance(came, Refusal):
+                refusals.append(came)
+            else:
+                total = aggregator.merge(total, came.contribution)
+                reports.append(came.report)
         return PartialSum(total, tuple(reports), tuple(refusals), bytes_up)
 
 
@@ -45,18 +44,43 @@ class TrainAndMask:
 
     def __call__(self, shared: tuple[Broadcast, Mask], tasks: Iterable[Task]) -> PartialSum:
         broadcast, mask = self.client.received(shared[0]), shared[1]
-        strategy, aggregator = self.client.settings.algorithm, self.client.aggregator(broadcast)
+        aggregator = self.client.aggregator(broadcast)
         total = aggregator.empty()
         reports: list[ClientReport] = []
         bytes_up = 0
-        for task in tasks:
-            update = self.client.update(broadcast, task)
-            whole = strategy.on_arrival(self.client.arrived(update, broadcast.round), task)
+        for update, came in _trained(self.client, broadcast, aggregator, tasks):
+            if isinstance(came, Refusal):
+                continue
             try:
-                sent, masked = mask(task.client, aggregator.contribution(whole))
+                sent, masked = mask(update.client, came.contribution)
             except Refused:
                 continue
-            bytes_up += len(sent) + len(update.report)
+            bytes_up += len(sent) + len(came.report)
             total = aggregator.merge(total, masked)
-            reports.append(update.report)
+            reports.append(came.report)
         return PartialSum(total, tuple(reports), (), bytes_up)
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """What came of an update that can be added up."""
+
+    report: ClientReport  # with the norm of what arrived, where clients report
+    contribution: Any  # to the aggregator's sum
+
+
+def _trained(
+    client: Client, broadcast: Broadcast, aggregator: Aggregator, tasks: Iterable[Task]
+) -> Iterator[tuple[Update, _Arrived | Refusal]]:
+    """Have clients train, and yield each one's update as it sends it, and what comes of that where it arrives."""
+    strategy = client.settings.algorithm
+    for task in tasks:
+        update = client.update(broadcast, task)
+        try:
+            arrived = client.arrived(update, broadcast.round)
+            contribution = aggregator.contribution(strategy.on_arrival(arrived, task))
+        except Refused as reason:
+            yield update, Refusal(task.client, str(reason))
+            continue
+        report = replace(update.report, update_norm=arrived.norm()) if client.settings.reports else update.report
+        yield update, _Arrived(report, contribution)

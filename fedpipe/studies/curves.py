@@ -23,6 +23,7 @@ TITLES = {
     "megabytes up": "megabytes, up",
     "megabytes down": "megabytes, down",
 }
+WAYS = {"megabytes up": "up", "megabytes down": "down"}  # that are counted; both for others
 WIDTH, HEIGHT = 340, 260
 WIDE = 50  # times the least that was sent
 FEW = 4  # lines, whose bands can be told apart
@@ -125,7 +126,7 @@ def _diverged(records: Sequence[Record]) -> tuple[int, int]:
 
 
 def _sent(record: Record, over: str) -> dict[int, float]:
-    """Return the megabytes that were sent until the end of each round; both ways, if it is not said which way."""
-    sides = SIDES.get(over.removeprefix("megabytes ").strip(), SIDES["both"])
+    """Return the megabytes that were sent until the end of each round, the way that the picture is over."""
+    sides = SIDES[WAYS.get(over, "both")]
     each = (sum(row[side] or 0 for side in sides) for row in record.rounds)
     return {int(row["round"] or 0): total / 1e6 for row, total in zip(record.rounds, accumulate(each), strict=True)}

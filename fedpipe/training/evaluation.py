@@ -34,6 +34,7 @@ class Evaluation(Record):
     accuracy: float  # fraction, 0..1
     macro_f1: float  # mean of the classes' F1 scores, 0..1
     confusion: Tensor  # (classes, classes) int64: examples by actual and predicted class; empty in a history
+    backdoor: float | None = None  # the success rate of attackers' backdoor on these examples, if there is one
 
     @classmethod
     def of(cls, parts: Iterable[Part], classes: int) -> Self:
@@ -69,12 +70,17 @@ class Evaluations(Record):
 
     validation: Evaluation | None = None
     test: Evaluation | None = None
-    backdoor: float | None = None  # the success rate of attackers' backdoor, if there is one, on these examples
 
     @property
     def deciding(self) -> Evaluation | None:
         """The one that training is stopped by: on validation data where there are any, else on the test set."""
         return self.validation or self.test
+
+    @property
+    def backdoor(self) -> float | None:
+        """The success rate of attackers' backdoor, if there is one: on the test set, or else on validation data."""
+        last = self.test or self.validation
+        return last and last.backdoor
 
     def by_data(self) -> dict[str, Evaluation]:
         """Return those that there are, by what the examples are called."""
@@ -114,16 +120,12 @@ class Evaluator:
 
     on_test_set: Callable[[Mapping[str, Tensor]], Evaluation]  # of a model's parameters
     on_validation_data: Callable[[Mapping[str, Tensor]], Evaluation] | None = None  # None where there are none
-    # The success rate of attackers' backdoor; None where they have none.
-    backdoor_on_test_set: Callable[[Mapping[str, Tensor]], float] | None = None
-    backdoor_on_validation_data: Callable[[Mapping[str, Tensor]], float] | None = None
 
     def during_training(self, parameters: Mapping[str, Tensor]) -> Evaluations:
         """Evaluate a model by which it is decided whether training goes on."""
         if self.on_validation_data:
-            backdoor = self.backdoor_on_validation_data
-            return Evaluations(self.on_validation_data(parameters), None, backdoor and backdoor(parameters))
-        return self.in_the_end(parameters, Evaluations())
+            return Evaluations(validation=self.on_validation_data(parameters))
+        return Evaluations(test=self.on_test_set(parameters))
 
     def in_the_end(self, parameters: Mapping[str, Tensor], so_far: Evaluations) -> Evaluations:
         """Evaluate the last model on the test set, unless it has been.
@@ -132,10 +134,7 @@ class Evaluator:
             parameters: the model's.
             so_far: its evaluations.
         """
-        if so_far.test:
-            return so_far
-        backdoor = self.backdoor_on_test_set
-        return replace(so_far, test=self.on_test_set(parameters), backdoor=backdoor and backdoor(parameters))
+        return so_far if so_far.test else replace(so_far, test=self.on_test_set(parameters))
 
 
 def evaluate(network: nn.Module, images: Tensor, labels: Tensor, spec: DataSpec) -> Evaluation:

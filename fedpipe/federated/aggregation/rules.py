@@ -3,7 +3,7 @@
 Updates are (n, d) float64, a row for each client in the order of the clients' numbers, and finite. Every function
 returns the same bits for the same rows, whatever the number of threads: sums are made by NumPy and SciPy, which use
 one thread and an order of their own. Distances are those of differences of rows, so that what all rows have in common
-costs no digits.
+costs no digits. SciPy is imported where distances are computed: it takes half a second, and most rounds need none.
 """
 
 import math
@@ -12,7 +12,6 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist, pdist, squareform
 from torch import Tensor
 
 BLOCK = 512  # columns that stay in the processor's cache together
@@ -212,11 +211,15 @@ def _by_score(distances: np.ndarray, f: int) -> list[int]:
 
 def _squared_distances(updates: Tensor) -> np.ndarray:
     """Return the squared distances (n, n) between rows."""
+    from scipy.spatial.distance import pdist, squareform
+
     return squareform(pdist(updates.numpy(), "sqeuclidean"))
 
 
 def _distances(rows: np.ndarray, point: np.ndarray) -> np.ndarray:
     """Return the distance (n,) of each row from a point (d,)."""
+    from scipy.spatial.distance import cdist
+
     return cdist(rows, point[None])[:, 0]
 
 

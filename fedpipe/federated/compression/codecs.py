@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from fedpipe.federated.messages import State
+from fedpipe.system.records import DTYPES
 
 Norm = Literal["max", "l2"]
 
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-        torch.uint8,
-    )
-}  # fmt: skip
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return what people call a type of numbers, such as float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+KINDS = {name_of(dtype): dtype for dtype in DTYPES if dtype != torch.bool}
 
 
 def encode_top_k(vector: Tensor, k: int) -> State:
@@ -197,7 +198,7 @@ def deflate(tensors: State) -> State:
         numbers = torch.diff(tensor, prepend=tensor.new_zeros(1)) if name == "indices" else tensor
         planes = numbers.view(torch.uint8).reshape(-1, numbers.element_size()).T
         stream = bytearray(zlib.compress(planes.numpy().tobytes()))
-        streams[f"{name}.{str(tensor.dtype).removeprefix('torch.')}"] = torch.frombuffer(stream, dtype=torch.uint8)
+        streams[f"{name}.{name_of(tensor.dtype)}"] = torch.frombuffer(stream, dtype=torch.uint8)
     return streams
 
 
@@ -210,14 +211,14 @@ def inflate(streams: State) -> State:
     tensors = {}
     for key, stream in streams.items():
         name, _, kind = key.rpartition(".")
-        if kind not in DTYPES:
+        if kind not in KINDS:
             raise ValueError(f"{key} names no type of numbers")
         try:
             data = zlib.decompress(stream.numpy().tobytes())
         except zlib.error as error:
             raise ValueError(f"its {name} cannot be inflated: {error}") from None
-        planes = np.frombuffer(data, dtype=np.uint8).reshape(DTYPES[kind].itemsize, -1)
-        numbers = torch.from_numpy(planes.T.copy()).reshape(-1).view(DTYPES[kind])
+        planes = np.frombuffer(data, dtype=np.uint8).reshape(KINDS[kind].itemsize, -1)
+        numbers = torch.from_numpy(planes.T.copy()).reshape(-1).view(KINDS[kind])
         tensors[name] = numbers.cumsum(0, dtype=numbers.dtype) if name == "indices" else numbers
     return tensors
 

@@ -27,7 +27,7 @@ class Float16(Compression):
 
     @property
     def _name(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
+        return codecs.name_of(self.dtype)
 
 
 class BFloat16(Float16):

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fedpipe.federated.mechanisms.base import Guarantee
 
 SMALLEST_MULTIPLIER = 0.05  # of noise, with which a single round costs hundreds
 LARGEST_MULTIPLIER = 1000.0  # of which the noise, in units of the grid, is within what can be drawn
+
+Event = Callable[[Any, float, int], Any]
+"""Returns what rounds release, of how clients are drawn, a noise multiplier and how many rounds there are."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,20 @@ class Accounted(Guarantee):
         return accountant.epsilon(self.event_of(self.rounds), self.delta)
 
 
-def noise_for(event_of: Callable[[float], Any], epsilon: float, delta: float) -> float:
-    """Return the noise multiplier with which an event costs no more than an epsilon at a delta; infinite if none does.
+@lru_cache
+def noise_for(event: Event, draws: float, rounds: int, epsilon: float, delta: float) -> float:
+    """Return the noise multiplier with which rounds cost no more than an epsilon at a delta; infinite if none does.
 
     Args:
-        event_of: returns the event for a noise multiplier.
+        event: what the rounds release.
+        draws: how clients are drawn, as the event takes it.
+        rounds: how many.
         epsilon: the largest.
         delta: likewise.
     """
     from fedpipe.privacy import accountant
 
     try:
-        return accountant.calibrated(event_of, epsilon, delta, SMALLEST_MULTIPLIER)
+        return accountant.calibrated(lambda z: event(draws, z, rounds), epsilon, delta, SMALLEST_MULTIPLIER)
     except ValueError:
         return float("inf")

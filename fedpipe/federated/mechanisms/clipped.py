@@ -13,7 +13,7 @@ from fedpipe.config.section import PositiveFloat
 from fedpipe.federated.aggregation.base import checked
 from fedpipe.federated.aggregation.mean import ExactSum, Mean
 from fedpipe.federated.context import ServerContext
-from fedpipe.federated.mechanisms.accounted import LARGEST_MULTIPLIER, SMALLEST_MULTIPLIER
+from fedpipe.federated.mechanisms.accounted import LARGEST_MULTIPLIER, SMALLEST_MULTIPLIER, Event, noise_for
 from fedpipe.federated.mechanisms.base import Guarantee, Mechanism
 from fedpipe.federated.messages import Aggregate, Update
 from fedpipe.privacy.noise import discrete_gaussian, reproducible, secret
@@ -83,6 +83,20 @@ class ClippedMechanism(Mechanism):
 
     @abstractmethod
     def guarantee(self, clients: int, clients_per_round: int, rounds: int) -> Guarantee: ...
+
+    def multiplier(self, event: Event, draws: float, rounds: int, delta: float) -> float:
+        """Return the noise multiplier: the one that is given, or the one that epsilon asks for.
+
+        Args:
+            event: of the mechanism.
+            draws: how clients are drawn, as the event takes it.
+            rounds: planned.
+            delta: of the promise.
+        """
+        if self.noise_multiplier is not None:
+            return self.noise_multiplier
+        assert self.epsilon is not None, "one of both is given"
+        return noise_for(event, draws, rounds, self.epsilon, delta)
 
     def delta_of(self, clients: int) -> float:
         """Return delta for this many clients. The default is that of McMahan et al. 2018, arXiv:1710.06963, table 1."""

@@ -1,7 +1,7 @@
 """The Gaussian mechanism on each round by itself."""
 
 import math
-from functools import lru_cache, partial
+from functools import partial
 from typing import Annotated, Any, Self
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from fedpipe.config.section import PositiveFloat
 from fedpipe.federated.aggregation.mean import ExactSum
 from fedpipe.federated.context import ServerContext
-from fedpipe.federated.mechanisms.accounted import LARGEST_MULTIPLIER, Accounted, noise_for
+from fedpipe.federated.mechanisms.accounted import LARGEST_MULTIPLIER, Accounted
 from fedpipe.federated.mechanisms.clipped import (
     LARGEST_CLIP,
     SMALLEST_CLIP,
@@ -69,11 +69,7 @@ class Gaussian(ClippedMechanism):
 
     def guarantee(self, clients: int, clients_per_round: int, rounds: int) -> Accounted:
         probability, delta = clients_per_round / clients, self.delta_of(clients)
-        z = self.noise_multiplier
-        if z is None:
-            assert self.epsilon is not None, "one of both is given"
-            z = _calibrated(probability, rounds, self.epsilon, delta)
-        on_updates = z
+        z = on_updates = self.multiplier(_event, probability, rounds, delta)
         if self.quantile is not None:
             on_updates = noise_multiplier_of_updates(z, self.noise_on_bits(clients_per_round))
         return Accounted(rounds, z, delta, self.clip, on_updates, partial(_event, probability, z))
@@ -113,11 +109,6 @@ def _event(probability: float, noise_multiplier: float, rounds: int) -> Any:
     from fedpipe.privacy.accountant import gaussian_rounds
 
     return gaussian_rounds(probability, noise_multiplier, rounds)
-
-
-@lru_cache
-def _calibrated(probability: float, rounds: int, epsilon: float, delta: float) -> float:
-    return noise_for(lambda z: _event(probability, z, rounds), epsilon, delta)
 
 
 class GaussianSum(ClippedSum):

@@ -1,13 +1,13 @@
 """DP-FTRL: the noise of running sums, for cohorts that nobody needs to draw at random."""
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedpipe.federated.context import ServerContext
-from fedpipe.federated.mechanisms.accounted import Accounted, noise_for
+from fedpipe.federated.mechanisms.accounted import Accounted
 from fedpipe.federated.mechanisms.clipped import ClippedMechanism, ClippedSum, sigma
 
 EPOCH, RELEASED = "epoch", "released"  # what the state holds beside the nodes by their levels
@@ -26,10 +26,7 @@ class Tree(ClippedMechanism):
 
     def guarantee(self, clients: int, clients_per_round: int, rounds: int) -> Accounted:
         per_epoch, delta = max(1, clients // clients_per_round), self.delta_of(clients)
-        z = self.noise_multiplier
-        if z is None:
-            assert self.epsilon is not None, "one of both is given"
-            z = _calibrated(per_epoch, rounds, self.epsilon, delta)
+        z = self.multiplier(_event, per_epoch, rounds, delta)
         return Accounted(rounds, z, delta, self.clip, z, partial(_event, per_epoch, z))
 
     def aggregator(self, chosen: object, clients_per_round: int, rounds: int) -> "TreeSum":
@@ -40,11 +37,6 @@ def _event(per_epoch: int, noise_multiplier: float, rounds: int) -> Any:
     from fedpipe.privacy.accountant import tree_rounds
 
     return tree_rounds(noise_multiplier, per_epoch, rounds)
-
-
-@lru_cache
-def _calibrated(per_epoch: int, rounds: int, epsilon: float, delta: float) -> float:
-    return noise_for(lambda z: _event(per_epoch, z, rounds), epsilon, delta)
 
 
 class TreeSum(ClippedSum):
