@@ -189,34 +189,161 @@ def audit(
         float, typer.Option(help="Which part of the clients are canaries; with 1, the strongest attack.", min=0, max=1)
     ] = 1.0,
     guesses: Annotated[float, typer.Option(help="Of which part of the canaries to guess.", min=0, max=1)] = 0.5,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write what it finds into reports/audit.json, for the page of the run.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Attack a training, to see whether it keeps its promise of privacy.
 
     It trains with the parameters of params.yaml and the data that the pipeline has made. Canaries take the place of
     clients: a coin decides for each whether it takes part, and the attacker guesses the coins from the model. How many
-    guesses are right proves that epsilon is no smaller than a lower bound. Nothing is written.
+    guesses are right proves that epsilon is no smaller than a lower bound.
 
     Examples:
 
         fedpipe audit
 
         fedpipe audit --canaries 0.5 --json
+
+        fedpipe audit --save && dvc repro report
     """
     from dataclasses import asdict
 
     from fedpipe.audit import attack
     from fedpipe.config.file import parameters_from, read
     from fedpipe.experiment import Experiment, FederatedData
+    from fedpipe.results.run import AUDIT, input_of
+    from fedpipe.results.source import Workspace
+    from fedpipe.system.errors import UserError
+    from fedpipe.system.files import write_json
+
+    trained = input_of(Workspace(), "federated")
+    if save and trained is None:
+        raise UserError("--save: no run is here whose page could show it; `dvc repro` makes one")
 
     with parameters_from():
         data = FederatedData(dataset=Path("data/dataset"), clients=Path("data/shards"))
         found = attack(read(Experiment, only_its_fields=True), data, canaries=canaries, guesses=guesses)
+    if save:
+        write_json(AUDIT, {"of": trained, **asdict(found)})
     if as_json:
         _print_json(asdict(found))
     else:
         for line in found.lines():
             typer.echo(line)
+
+
+@app.command()
+def report(
+    revision: Annotated[
+        str, typer.Argument(help="A commit, a branch or an experiment; the project's folder if left out.")
+    ] = "workspace",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; report-REVISION.html if left out.")
+    ] = None,
+    repeats: Annotated[
+        bool, typer.Option("--repeats/--no-repeats", help="Look for experiments that differ in their seed alone.")
+    ] = True,
+) -> None:
+    """Write the page of a run, one file to send around: question and answer, figures, and what it does not show.
+
+    `dvc repro` writes that of the project's folder into reports/report.html. This command writes that of any commit,
+    and where DVC has experiments that differ from it in their seed alone, with means and intervals over them. Nothing
+    runs.
+
+    Examples:
+
+        fedpipe report -o page.html
+
+        fedpipe report main -o main.html
+
+        fedpipe report kinky-swab --no-repeats
+    """
+    from fedpipe.pages import of_run
+
+    path = output or Path(f"report-{revision.replace('/', '-')}.html")
+    for line in of_run(revision, path, repeats=repeats):
+        _say(line)
+    _say(f"{path}: written")
+
+
+@app.command()
+def compare(
+    before: Annotated[str, typer.Argument(help="A commit, a branch, an experiment, or workspace.", metavar="REV_A")],
+    after: Annotated[str, typer.Argument(help="Another one.", metavar="REV_B")] = "workspace",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a page with figures, and print nothing.")
+    ] = None,
+) -> None:
+    """Put two runs side by side: parameters that differ, metrics, curves, and which clients gained and lost.
+
+    It reads what git and DVC's experiments hold. Nothing runs.
+
+    Examples:
+
+        fedpipe compare main
+
+        fedpipe compare main kinky-swab -o page.html
+    """
+    from fedpipe.results.changes import page, tables
+    from fedpipe.results.run import read_run
+    from fedpipe.results.source import source_of
+    from fedpipe.system.files import write_text
+
+    runs = read_run(source_of(before)), read_run(source_of(after))
+    if output:
+        write_text(output, page(*runs))
+        _say(f"{output}: written")
+        return
+    terminal = _terminal()
+    for table in tables(*runs):
+        terminal.print(table.as_rich())
+
+
+class FigureFormat(StrEnum):
+    """The formats of figures."""
+
+    PDF = "pdf"
+    SVG = "svg"
+    PNG = "png"
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(help="Of the figure; all names are printed if left out.")] = "",
+    format: Annotated[FigureFormat, typer.Option("--format", "-f", help="Of the file.")] = FigureFormat.PDF,
+    width: Annotated[str, typer.Option("--width", "-w", help="Inches, centimetres or millimetres.")] = "3.3in",
+    revision: Annotated[
+        str, typer.Option("--rev", help="A commit, a branch or an experiment; the project's folder if left out.")
+    ] = "workspace",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; NAME.FORMAT if left out.")
+    ] = None,
+) -> None:
+    """Draw a figure for a paper: in the size that it prints in, with colours that everybody tells apart.
+
+    A column of two is some 3.3 inches wide, a page 7. Figures are those of the run's page and of studies.
+
+    Examples:
+
+        fedpipe figure
+
+        fedpipe figure learning_curves
+
+        fedpipe figure clients --format svg --width 84mm --rev main
+
+        fedpipe figure privacy/1 --width 7in -o privacy.pdf
+    """
+    from fedpipe.pages import draw_figure, figures
+
+    if not name:
+        for known, title in figures(revision):
+            typer.echo(f"{known:28} {title}")
+        return
+    path = output or Path(f"{name.replace('/', '-')}.{format.value}")
+    draw_figure(name, path, format.value, width, revision)
+    _say(f"{path}: written")
 
 
 @app.command()

@@ -16,9 +16,9 @@ import torch
 from fedpipe.config.file import PARAMS
 from fedpipe.data.sources import OLD_VARIABLE, SOURCE_VARIABLE
 from fedpipe.pipeline import check
-from fedpipe.programs import output_of
 from fedpipe.system.errors import UserError
 from fedpipe.system.machine import cores
+from fedpipe.system.programs import output_of
 
 SOURCES = (SOURCE_VARIABLE, OLD_VARIABLE)  # environment variables; the first that is set counts
 GIB = 2**30

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from fedpipe.baseline import Baseline
-from fedpipe.config.file import PARAMS, read
+from fedpipe.config.file import PARAMS, flat, read
 from fedpipe.config.own import OWN
 from fedpipe.config.section import Section, Seed
 from fedpipe.data.datasets import describe
@@ -25,6 +25,7 @@ from fedpipe.models.settings import ModelChoice
 from fedpipe.results.comparison import Compare
 from fedpipe.spec import DataSpec
 from fedpipe.system.errors import ParameterError, UserError
+from fedpipe.system.files import sha256_of_file
 from fedpipe.system.imports import code
 
 # The modules that hold tables of names and nothing else, so that a new name changes no result.
@@ -41,6 +42,7 @@ TABLES = [
     "fedpipe.models",
 ]
 COMPUTE_OF_RESULTS = "device", "precision"  # the other parameters of the block change no result
+PAGES = Path(__file__).parent / "results/pages"  # templates, which are code that is not Python
 DATASET = Path("data/dataset")  # where the pipeline keeps it
 
 
@@ -78,7 +80,8 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     code, those that are not chosen.
 
     Returns:
-        For each stage ``parameters``, and ``code``: the SHA-256 of each file, by its path.
+        For each stage ``parameters``, and ``code``: the SHA-256 of each file, by its path. For the report, which shows
+        the parameters of all stages by their dotted paths, their ``defaults`` too, and the hashes of its ``pages``.
     """
     in_use, federated, partition = pipeline.in_use(), pipeline.federated, pipeline.partition
     training = {"seed": in_use["seed"], "model": in_use["model"]}
@@ -86,6 +89,11 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     alone = LocalExperiment(
         seed=pipeline.seed, model=pipeline.model, federated=federated, local=pipeline.local, compute=pipeline.compute
     )
+    counting, defaults = _counting(pipeline), flat(Pipeline().model_dump(mode="json"))
+    shown = {
+        "defaults": {name: defaults[name] for name in counting if name in defaults},
+        "pages": {file.name: sha256_of_file(file) for file in sorted(PAGES.iterdir()) if file.is_file()},
+    }
     parameters: dict[str, dict[str, Any]] = {
         "download": {"download": in_use["download"]},
         "partition": {"seed": in_use["seed"], "partition": in_use["partition"]},
@@ -93,6 +101,7 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
         "baseline": {**training, "baseline": in_use["baseline"], "compute": compute},
         "local": {**alone.in_use(), "compute": compute},
         "compare": {"compare": in_use["compare"]},
+        "report": counting,
     }
     model = pipeline.model.model
     chosen: dict[str, list[Section | None]] = {
@@ -104,6 +113,7 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     return {
         stage: {
             "parameters": values,
+            **(shown if stage == "report" else {}),
             "code": code(
                 [f"stages.{stage}", *(type(one).__module__ for one in chosen.get(stage, []) if one)],
                 [Path(__file__).parent.parent, OWN.resolve()],
@@ -112,6 +122,13 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
         }
         for stage, values in parameters.items()
     }
+
+
+def _counting(pipeline: Pipeline) -> dict[str, Any]:
+    """Return the parameters that results depend on, by dotted path."""
+    in_use = pipeline.in_use()
+    in_use["compute"] = {name: in_use["compute"][name] for name in COMPUTE_OF_RESULTS}
+    return flat(in_use)
 
 
 def spec_of(pipeline: Pipeline) -> DataSpec | None:

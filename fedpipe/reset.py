@@ -11,8 +11,8 @@ from pathlib import Path
 from ruamel.yaml import YAML, YAMLError
 
 from fedpipe.config.file import flat
-from fedpipe.programs import output_of
 from fedpipe.system.errors import UserError
+from fedpipe.system.programs import output_of
 
 RESET = ("params.yaml", "dvc.lock", "reports", "data", "models")  # of these, whatever the last commit holds
 

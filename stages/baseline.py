@@ -33,7 +33,8 @@ def main() -> None:
         files.write_json(REPORTS / "figures.json", result.figures())
         write_so_far(result)
         files.write_sums(REPORTS, "epochs.csv", "confusion.csv", "figures.json")
-        write_provenance("baseline", experiment.compute.torch_device())
+        seconds = sum(row["training_seconds"] + row["evaluation_seconds"] for row in result.timing_rows())
+        write_provenance("baseline", experiment.compute.torch_device(), REPORTS / files.SUMS, seconds)
 
     with console.progress("epochs", experiment.baseline.epochs) as bar:
 

@@ -8,6 +8,7 @@ from fedpipe.config.file import read, run_stage
 from fedpipe.results import comparison, figures, gains
 from fedpipe.results.comparison import Compare
 from fedpipe.system import console, files
+from fedpipe.system.provenance import recall
 
 REPORTS = Path("reports")
 SHARDS = Path("data/shards")
@@ -20,6 +21,7 @@ TRAININGS = {  # the methods' stages
 
 def main() -> None:
     settings = read(Compare, at="compare")
+    recall({stage: REPORTS / stage / files.SUMS for stage in TRAININGS.values()})
     trainings = {
         method: comparison.read_figures(REPORTS / stage / "figures.json", stage) for method, stage in TRAININGS.items()
     }

@@ -48,7 +48,8 @@ def main() -> None:
         files.write_json(REPORTS / "figures.json", result.figures() | attack_figures(experiment, holdouts))
         write_so_far(result)
         files.write_sums(REPORTS, "rounds.csv", "clients.csv", "confusion.csv", "holdout.csv", "figures.json")
-        write_provenance("federated", experiment.compute.torch_device())
+        seconds = sum(row["training_seconds"] + row["evaluation_seconds"] for row in result.timing_rows())
+        write_provenance("federated", experiment.compute.torch_device(), REPORTS / files.SUMS, seconds)
 
     with console.progress("client updates", settings.rounds * settings.clients_per_round) as bar:
 

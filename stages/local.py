@@ -23,7 +23,7 @@ def main() -> None:
         files.write_json(REPORTS / "metrics.json", result.headline())
         files.write_json(REPORTS / "figures.json", result.figures())
         files.write_sums(REPORTS, "clients.csv", "figures.json")
-        write_provenance("local", experiment.compute.torch_device())
+        write_provenance("local", experiment.compute.torch_device(), REPORTS / files.SUMS)
 
     with console.progress("clients", None) as bar:
         done = examples = lines = 0  # of clients that the bar, and of examples and lines that its lines, have told of

@@ -99,7 +99,7 @@ def test_python_runs_the_package_and_its_module_alike():
 
 def test_the_shell_completes_commands():
     completed = fedpipe(_FEDPIPE_COMPLETE="complete_bash", COMP_WORDS="fedpipe re", COMP_CWORD="1")
-    assert completed.stdout.split() == ["reset"]
+    assert completed.stdout.split() == ["report", "reset"]
     assert "--install-completion" in fedpipe("--help").stdout
 
 

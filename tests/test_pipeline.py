@@ -70,7 +70,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkout(tmp_path_factory.mktemp("project"))
     set_params(folder, SMALL)
     output = run("dvc repro", folder)
-    assert ran(output) == ["check", "download", "partition", "federated", "baseline", "local", "compare"]
+    assert ran(output) == ["check", "download", "partition", "federated", "baseline", "local", "compare", "report"]
     assert "THIS IS NOT MNIST" in output
     run("git add -A && git commit -q -m 'Small, on the sample'", folder)
     return folder
@@ -149,7 +149,9 @@ def test_an_edited_figure_is_drawn_again(project: Path):
     status = json.loads(run("dvc status --json", project))
     for template, text in texts.items():
         (project / template).write_text(text)
-    assert status == {"compare": [{"changed deps": dict.fromkeys(templates, "modified")}]}
+    assert status == {
+        stage: [{"changed deps": dict.fromkeys(templates, "modified")}] for stage in ("compare", "report")
+    }
 
 
 def test_a_forced_repro_makes_the_same_bits_whatever_the_workers(project: Path):
@@ -157,7 +159,7 @@ def test_a_forced_repro_makes_the_same_bits_whatever_the_workers(project: Path):
     for workers in (1, 3):
         set_params(project, {"compute.workers": workers})
         assert ran(run("dvc repro -f", project)) == [
-            "check", "download", "partition", "federated", "baseline", "local", "compare",
+            "check", "download", "partition", "federated", "baseline", "local", "compare", "report",
         ]  # fmt: skip
         assert hashes(project) == before
     set_params(project, {"compute.workers": "auto"})
@@ -167,18 +169,18 @@ def test_a_forced_repro_makes_the_same_bits_whatever_the_workers(project: Path):
 
 def test_an_experiment_reruns_what_its_parameter_reaches_and_going_back_restores(project: Path):
     output = run("dvc exp run -S federated.local.lr=0.0001", project)
-    assert ran(output) == ["check", "federated", "local", "compare"]
+    assert ran(output) == ["check", "federated", "local", "compare", "report"]
     assert restored(output) == []
     output = run("dvc exp run -S federated.local.lr=0.001", project)
     assert {"federated", "local"} <= set(restored(output))
-    assert set(ran(output)) <= {"check", "compare"}
+    assert set(ran(output)) <= {"check", "compare", "report"}
     assert run("git status --porcelain", project) == ""
 
 
 def test_another_strategy_does_not_train_clients_alone_again(project: Path):
     """It changes nothing that they do; fedsgd does, for its clients take one step a round."""
     output = run("dvc exp run -S federated.strategy=scaffold -S federated.dropout=0.2", project)
-    assert ran(output) == ["check", "federated", "compare"]
+    assert ran(output) == ["check", "federated", "compare", "report"]
     run("fedpipe reset --yes", project)
     assert run("git status --porcelain", project) == ""
 
@@ -255,7 +257,12 @@ def test_a_new_strategy_reruns_no_training_until_it_is_chosen(project: Path):
     set_params(project, {"federated.half": {"lr": 0.5}})
     try:
         assert ran(run("dvc repro", project)) == ["check"]
-        assert ran(run("dvc exp run -S federated.strategy=half", project)) == ["check", "federated", "compare"]
+        assert ran(run("dvc exp run -S federated.strategy=half", project)) == [
+            "check",
+            "federated",
+            "compare",
+            "report",
+        ]
     finally:
         (folder / "half.py").unlink()
         run("git checkout fedpipe && fedpipe reset --yes", project)
@@ -266,15 +273,15 @@ def test_a_class_of_ones_own_is_named_in_params_and_reruns_what_uses_it_when_its
     set_params(project, {"federated.strategy": "mine:Half", "federated.Half": {"lr": 0.9}})
     (project / "own/mine.py").write_text(STRATEGY)
     try:
-        assert ran(run("dvc repro", project)) == ["check", "federated", "compare"]
+        assert ran(run("dvc repro", project)) == ["check", "federated", "compare", "report"]
         named = json.loads((project / "data/inputs/federated.json").read_text())
         assert named["parameters"]["federated"]["strategy"] == {
             "class": "mine:Half", "code": named["code"]["own/mine.py"], "lr": 0.9,
         }  # fmt: skip
         assert ran(run("dvc repro", project)) == []
         (project / "own/mine.py").write_text(STRATEGY.replace("self.lr *", "0.5 * self.lr *"))
-        assert ran(run("dvc repro", project)) == ["check", "federated", "compare"]
-        assert ran(run("dvc exp run -S federated.Half.lr=0.7", project)) == ["check", "federated", "compare"]
+        assert ran(run("dvc repro", project)) == ["check", "federated", "compare", "report"]
+        assert ran(run("dvc exp run -S federated.Half.lr=0.7", project)) == ["check", "federated", "compare", "report"]
         output = run("dvc exp run -S federated.Half.lr=none", project, fails=True)
         assert 'params.yaml: federated.Half.lr: "none" is not a number' in output
     finally:
@@ -296,14 +303,18 @@ pathlib.Path.read_text, platform.machine = read_text, lambda: "Another"
 """
 
 
-def test_another_cpu_type_with_the_same_results_changes_the_provenance_alone(project: Path, tmp_path: Path):
+def test_another_cpu_type_with_the_same_results_changes_the_provenance_and_its_page_alone(
+    project: Path, tmp_path: Path
+):
     """As on another machine: nothing is cached there, and everything runs."""
     run(f"git clone -q {project} {tmp_path / 'clone'}", tmp_path)
     (tmp_path / "faked").mkdir()
     (tmp_path / "faked/sitecustomize.py").write_text(ANOTHER_CPU)
     output = run(f"PYTHONPATH={tmp_path / 'faked'} dvc repro", tmp_path / "clone")
     assert "federated" in ran(output)
-    assert run("git status --porcelain", tmp_path / "clone") == " M reports/provenance.json\n"
+    assert run("git status --porcelain", tmp_path / "clone") == " M dvc.lock\n M reports/provenance.json\n"
+    before, after = (hashes(folder) for folder in (project, tmp_path / "clone"))
+    assert {path for path in before if before[path] != after[path]} == {"reports/report.html"}
     told = json.loads((tmp_path / "clone/reports/provenance.json").read_text())
     assert told["federated"]["cpu"].startswith("Another")
 
@@ -315,7 +326,7 @@ def test_an_experiment_takes_any_partition_and_any_strategy(project: Path):
         "-S federated.local.batch_size=null -S model.name=logistic",
         project,
     )
-    assert ran(output) == ["check", "partition", "federated", "baseline", "local", "compare"]
+    assert ran(output) == ["check", "partition", "federated", "baseline", "local", "compare", "report"]
     assert "dirichlet+quantity+feature: 8 clients of " in output
     figures = json.loads((project / "reports/comparison.json").read_text())
     assert figures["partition"]["examples"] + figures["partition"]["held_out"] == 4000
@@ -336,7 +347,7 @@ def test_own_colour_images_go_through_the_pipeline_a_folder_a_client(project: Pa
     settings = "-S download.dataset=own -S download.path=data/own/colours -S partition.scheme=natural"
     try:
         output = run(f"dvc exp run {settings} -S partition.clients=5 -S model.name=resnet", project)
-        assert ran(output) == ["check", "download", "partition", "federated", "baseline", "local", "compare"]
+        assert ran(output) == ["check", "download", "partition", "federated", "baseline", "local", "compare", "report"]
         description = json.loads((project / "data/dataset/dataset.json").read_text())
         assert [description[name] for name in ("height", "width", "channels", "classes")] == [28, 28, 3, 10]
         assert description["client_names"] == ["anna", "ben", "cleo", "dina", "emil"]

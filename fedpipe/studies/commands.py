@@ -19,7 +19,7 @@ from fedpipe.studies.estimate import seconds_of
 from fedpipe.studies.execution import Training, Workers, at_once, identity, partition_of, started, train
 from fedpipe.studies.outputs import Results
 from fedpipe.studies.plan import Plan, refuse
-from fedpipe.studies.records import Record, Store
+from fedpipe.studies.records import Missing, Record, Store
 from fedpipe.studies.study import Study, folder_of, read_study
 from fedpipe.system import console
 from fedpipe.system.errors import UserError
@@ -96,19 +96,42 @@ def show_study(path: str | Path, *, say: Callable[[str], None] = console.say) ->
     Raises:
         UserError: a line for each mistake in the study; or nothing is recorded.
     """
+    state, records, of_other_code = recorded(path, say)
+    return outputs.write(state.study, records, folder_of(path), missing_of(state, of_other_code))
+
+
+def missing_of(state: State, of_other_code: bool) -> Missing:
+    """Return what of a study is not recorded, and what it would take by the runs so far."""
+    missing, known = state.plan.missing(state.records), [*state.records.values(), *state.others]
+    told = missing and any(record.state == "done" for record in known)
+    seconds = seconds_of(missing, known, DATASET)[0] if told else None
+    return Missing(len(missing), state.plan.total, seconds, of_other_code)
+
+
+def recorded(path: str | Path, say: Callable[[str], None] = console.say) -> tuple[State, list[Record], bool]:
+    """Return a study, the runs of it that count, and whether these were made with other parameters, data or code.
+
+    Args:
+        path: of the study's file.
+        say: told what is missing.
+
+    Raises:
+        UserError: a line for each mistake in the study; or nothing is recorded.
+    """
     state = _opened(path)
     records = [record for record in state.ordered if record.phase == "final"]
     missing = state.plan.missing(state.records)
     if missing:
         say(f"{path}: {len(missing):,} of {state.plan.total:,} runs are missing")
+    if records:
+        return state, records, False
+    cells = [dict(cell.labels) for cell in state.plan.cells]
+    of = [record for record in state.others if record.phase == "final" and record.labels in cells]
+    records = list({(*record.labels.values(), record.seed): record for record in of}.values())
     if not records:
-        cells = [dict(cell.labels) for cell in state.plan.cells]
-        of = [record for record in state.others if record.phase == "final" and record.labels in cells]
-        records = list({(*record.labels.values(), record.seed): record for record in of}.values())
-        if not records:
-            raise UserError(f"{path}: no run that counts is recorded; `fedpipe study run {path}` makes them")
-        say(f"{path}: what is shown was made with other parameters, data or code than those here")
-    return outputs.write(state.study, records, folder_of(path))
+        raise UserError(f"{path}: no run that counts is recorded; `fedpipe study run {path}` makes them")
+    say(f"{path}: what is shown was made with other parameters, data or code than those here")
+    return state, records, True
 
 
 def workers_of(value: str | None) -> Workers | None:

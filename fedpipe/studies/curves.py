@@ -57,6 +57,7 @@ def chart(
     shapes = {"domain": lines, "range": [SHAPES[place // len(COLOURS) % len(SHAPES)] for place in range(len(lines))]}
     whole = alt.Axis(format="d" if figure.over == "rounds" else ",.4~g", tickCount=6)
     fraction = alt.Axis(format=".0%" if figure.measure == "accuracy" else ",.3~g")
+    shown = ".2%" if figure.measure == "accuracy" else ",.4~g"
     on = " and ".join(dict.fromkeys(record.evaluated_on for record in records))
     title = "epsilon, by the PLD accountant" if figure.measure == "epsilon" else f"{on} {figure.measure}"
     # Logarithmic where some send many times what others do, so that these are no heap at the left.
@@ -69,9 +70,19 @@ def chart(
     layers = alt.layer(
         base.mark_area(opacity=0.15 if len(lines) <= FEW else 0.06).encode(y=alt.Y("low:Q", title=title), y2="high:Q"),
         base.mark_line(strokeWidth=1.8).encode(y=y),
-        base.mark_point(filled=True, size=28, opacity=1).encode(
-            y=y, shape=alt.Shape("line:N", title=figure.lines, scale=alt.Scale(**shapes), sort=lines)
-        ),
+        base.mark_point(filled=True, size=28, opacity=1)
+        .encode(
+            y=y,
+            shape=alt.Shape("line:N", title=figure.lines, scale=alt.Scale(**shapes), sort=lines),
+            tooltip=[
+                alt.Tooltip("line:N", title=figure.lines),
+                alt.Tooltip("x:Q", title=TITLES[figure.over], format=",.4~g"),
+                alt.Tooltip("mean:Q", title=f"mean {title}", format=shown),
+                alt.Tooltip("low:Q", format=shown),
+                alt.Tooltip("high:Q", format=shown),
+            ],
+        )
+        .add_params(alt.selection_interval(name="grid", bind="scales")),
     ).properties(width=WIDTH, height=HEIGHT)
     header = alt.Header(title=None, labelFontSize=12, labelFontWeight="bold")
     picture = (

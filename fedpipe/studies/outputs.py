@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpipe.studies.records import Record
+from fedpipe.studies.records import NOTHING_MISSING, Missing, Record
 from fedpipe.studies.study import Study, Table
 from fedpipe.system.files import replacing, write_table, write_text
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedpipe.studies import tables
 
 RESULTS, MARKDOWN, LATEX, FIGURES = "results.csv", "table.md", "table.tex", "figures"
+PAGE = "report.html"
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,22 +51,63 @@ class Results:
         return self.text
 
 
-def write(study: Study, records: Sequence[Record], folder: Path) -> Results:
-    """Write results.csv, table.md, table.tex and the pictures, and return what they show.
+def write(study: Study, records: Sequence[Record], folder: Path, missing: Missing = NOTHING_MISSING) -> Results:
+    """Write results.csv, table.md, table.tex, the pictures and the page, and return what they show.
 
     Args:
         study: says what is measured and shown.
         records: the runs that count.
         folder: of the results.
+        missing: what is not there.
     """
     write_table(folder / RESULTS, _rows(study, records))
-    shown = [_table(study, layout, records) for layout in _layouts(study)]
+    shown = tables_of(study, records)
     parts = [f"**{study.question}**", _about(study, records), *(table.as_markdown() for table in shown)]
     text = "\n\n".join([*parts, *_chosen(study, records)]) + "\n"
     write_text(folder / MARKDOWN, text)
     write_text(folder / LATEX, "\n\n".join(table.as_latex() for table in shown) + "\n")
     _draw(study, records, folder / FIGURES)
+    write_text(folder / PAGE, page(study, records, folder.name, missing))
     return Results(study, records, text)
+
+
+def page(study: Study, records: Sequence[Record], name: str, missing: Missing = NOTHING_MISSING) -> str:
+    """Return the page of a study as HTML, in one file that needs no other.
+
+    Args:
+        study: says what is measured and shown.
+        records: the runs that count.
+        name: of the study.
+        missing: what is not there.
+    """
+    from fedpipe.studies import report  # which takes a second
+
+    figures = [(file, title, chart) for file, title, chart in figures_of(study, records)]
+    return report.page(study, records, name, missing, tables_of(study, records), figures, _about(study, records))
+
+
+def tables_of(study: Study, records: Sequence[Record]) -> "list[tables.Table]":
+    """Return the study's tables."""
+    return [_table(study, layout, records) for layout in _layouts(study)]
+
+
+def figures_of(study: Study, records: Sequence[Record]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the study's figures: name, what tells each from others, and a Vega-Lite specification.
+
+    Where there are axes that a figure does not show, there is one for each of their settings.
+    """
+    from fedpipe.studies import curves  # which takes a second
+
+    for number, figure in enumerate(study.figures, start=1):
+        others = [axis for axis in study.axes if axis not in (figure.lines, figure.panels)]
+        for part, chosen in enumerate(product(*(study.axes[axis] for axis in others)), start=1):
+            wanted = dict(zip(others, chosen, strict=True))
+            shown = [record for record in records if wanted.items() <= record.labels.items()]
+            told = [f"{axis} {label}" for axis, label in wanted.items()]
+            about = ", ".join([_data(records), *told])
+            name = f"{number}{f'-{part}' if others else ''}-{figure.measure}-over-{figure.over.replace(' ', '-')}"
+            title = ", ".join([f"{figure.measure.capitalize()} over {figure.over}", *told])
+            yield name, title, curves.chart(figure, study.question, about, study.axes, shown)
 
 
 def _rows(study: Study, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -145,25 +187,16 @@ def _chosen(study: Study, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _draw(study: Study, records: Sequence[Record], folder: Path) -> None:
-    """Draw the pictures; where there are axes that a picture does not show, one for each of their settings."""
+    """Draw the pictures."""
     if not study.figures:
         shutil.rmtree(folder, ignore_errors=True)
         return
-    from fedpipe.results.figures import render  # which take a second
-    from fedpipe.studies import curves
+    from fedpipe.results.figures import render  # which takes a second
 
     with replacing(folder) as new:
         new.mkdir()
-        for number, figure in enumerate(study.figures, start=1):
-            others = [axis for axis in study.axes if axis not in (figure.lines, figure.panels)]
-            for part, chosen in enumerate(product(*(study.axes[axis] for axis in others)), start=1):
-                wanted = dict(zip(others, chosen, strict=True))
-                shown = [record for record in records if wanted.items() <= record.labels.items()]
-                about = ", ".join([_data(records), *(f"{axis} {label}" for axis, label in wanted.items())])
-                name = (
-                    f"{number}{f'-{part}' if others else ''}-{figure.measure}-over-{figure.over.replace(' ', '-')}.png"
-                )
-                render(curves.chart(figure, study.question, about, study.axes, shown), new / name, colours=None)
+        for name, _, chart in figures_of(study, records):
+            render(chart, new / f"{name}.png", colours=None)
 
 
 def _data(records: Sequence[Record]) -> str:

@@ -84,6 +84,19 @@ class Record:
         return sum(values) / len(values) if values else None
 
 
+@dataclass(frozen=True)
+class Missing:
+    """Tell what of a study is not there, and what it would take."""
+
+    runs: int = 0
+    total: int = 0
+    seconds: float | None = None  # on one thread; None if no run tells
+    of_other_code: bool = False  # what is shown was made with other parameters, data or code
+
+
+NOTHING_MISSING = Missing()
+
+
 class Store:
     """The files of a study's results.
 

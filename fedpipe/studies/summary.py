@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from fedpipe.config.file import PARAMS, flat
 from fedpipe.config.mistakes import known_keys
 from fedpipe.pipeline import COMPUTE_OF_RESULTS, Pipeline
-from fedpipe.programs import output_of
 from fedpipe.studies.statistics import Interval
 from fedpipe.studies.tables import Measure, Table, label, tabulate
 from fedpipe.system.errors import UserError
+from fedpipe.system.programs import output_of
 
 WORKSPACE = "workspace"
 SAMPLE = "sample"  # beside the parameters, whether this is MNIST's sample, since no mirror answered

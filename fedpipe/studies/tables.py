@@ -74,6 +74,10 @@ class Table:
     interval: Interval
     entries: tuple[Entry, ...]
 
+    def grids(self) -> list["Grid"]:
+        """Return what is shown, as tables of text of at most WIDEST characters unless a column needs more."""
+        return list(_grids(self))
+
     def as_markdown(self) -> str:
         """Return Markdown, in tables of at most WIDEST characters unless a single column needs more."""
         return "\n\n".join(_as_markdown(grid) for grid in _grids(self))
@@ -240,7 +244,7 @@ def _record(table: Table, entry: Entry) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """Hold a table as text."""
 
     title: str
@@ -250,7 +254,7 @@ class _Grid:
     notes: tuple[str, ...]
 
 
-def _grids(table: Table) -> Iterator[_Grid]:
+def _grids(table: Table) -> Iterator[Grid]:
     """Yield what to show, in tables that are no wider than WIDEST."""
     table, legend = _numbered(table)
     measures = list(dict.fromkeys(entry.measure for entry in table.entries))
@@ -275,7 +279,7 @@ def _numbered(table: Table) -> tuple[Table, list[str]]:
     return replace(table, rows=("row",), baseline=table.baseline and numbers[table.baseline], entries=entries), legend
 
 
-def _of_rows(table: Table, entries: list[Entry]) -> Iterator[_Grid]:
+def _of_rows(table: Table, entries: list[Entry]) -> Iterator[Grid]:
     """Yield a table with a line for each row: the mean, its interval, the difference from the baseline; or two."""
     number, measure = _Numbers.of(entries), entries[0].measure
     interval = f"{table.level * 100:g} % interval"
@@ -293,11 +297,11 @@ def _of_rows(table: Table, entries: list[Entry]) -> Iterator[_Grid]:
         ("p (Wilcoxon)", [_p(entry.p_wilcoxon) for entry in entries]),
     ]
 
-    def grid(columns: list[tuple[str, list[str]]], notes: Iterable[str]) -> _Grid:
+    def grid(columns: list[tuple[str, list[str]]], notes: Iterable[str]) -> Grid:
         told = [(name, texts) for name, texts in columns if set(texts) != {NOTHING}]
         header = [*_short(table.rows), *(name for name, _ in told)]
         lines = [(*entry.row, *texts) for entry, *texts in zip(entries, *(texts for _, texts in told), strict=True)]
-        return _Grid(_title(entries), tuple(header), tuple(lines), len(table.rows), tuple(notes))
+        return Grid(_title(entries), tuple(header), tuple(lines), len(table.rows), tuple(notes))
 
     whole = grid(ours if table.baseline is None else [*ours, *differences], _notes(table, entries))
     if table.baseline is None or _width(whole) <= WIDEST:
@@ -307,7 +311,7 @@ def _of_rows(table: Table, entries: list[Entry]) -> Iterator[_Grid]:
         yield grid(differences, whole.notes)
 
 
-def _of_columns(table: Table, entries: list[Entry]) -> Iterator[_Grid]:
+def _of_columns(table: Table, entries: list[Entry]) -> Iterator[Grid]:
     """Yield a table of means, one of their intervals, and one of differences, with a column for each label."""
     number = _Numbers.of(entries)
     found = {(entry.row, entry.column): entry for entry in entries}
@@ -320,11 +324,11 @@ def _of_columns(table: Table, entries: list[Entry]) -> Iterator[_Grid]:
     middle = "median" if entries[0].measure.rounds else "mean"
     interval = f"{table.level * 100:g} % interval"
 
-    def grid(title: str, show: Callable[[Entry], str], notes: tuple[str, ...]) -> _Grid:
+    def grid(title: str, show: Callable[[Entry], str], notes: tuple[str, ...]) -> Grid:
         lines = [
             (*row, *(show(found[row, one]) if (row, one) in found else NOTHING for one in columns)) for row in rows
         ]
-        return _Grid(title, header, tuple(lines), len(table.rows), notes)
+        return Grid(title, header, tuple(lines), len(table.rows), notes)
 
     def cell(entry: Entry) -> str:
         return number.cell(entry) if same else f"{number.cell(entry)} (n = {entry.runs})"
@@ -493,7 +497,7 @@ def _short(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(one if last.count(one) == 1 else name for one, name in zip(last, names, strict=True))
 
 
-def _in_width(grid: _Grid) -> Iterator[_Grid]:
+def _in_width(grid: Grid) -> Iterator[Grid]:
     """Yield the grid as several with fewer columns, which repeat the labels, if it is too wide for one."""
     widths = _widths(grid)
     left = sum(width + 3 for width in widths[: grid.labels]) + 1
@@ -513,15 +517,15 @@ def _in_width(grid: _Grid) -> Iterator[_Grid]:
         )
 
 
-def _widths(grid: _Grid) -> list[int]:
+def _widths(grid: Grid) -> list[int]:
     return [max(len(_markdown(text)) for text in column) for column in zip(grid.header, *grid.lines, strict=True)]
 
 
-def _width(grid: _Grid) -> int:
+def _width(grid: Grid) -> int:
     return sum(width + 3 for width in _widths(grid)) + 1
 
 
-def _as_markdown(grid: _Grid) -> str:
+def _as_markdown(grid: Grid) -> str:
     widths = [max(width, 3) for width in _widths(grid)]
 
     def line(texts: Sequence[str]) -> str:
@@ -543,7 +547,7 @@ def _markdown(text: str) -> str:
     return text.replace("|", r"\|")
 
 
-def _as_latex(grid: _Grid) -> str:
+def _as_latex(grid: Grid) -> str:
     def line(texts: Sequence[str]) -> str:
         return f"    {' & '.join(map(_latex, texts))} \\\\"
 
