@@ -39,7 +39,7 @@ def of_run(revision: str, path: Path, *, repeats: bool) -> list[str]:
     run = read_run(source_of(revision))
     said: list[str] = []
     if repeats:
-        found = _repeats(run, summary.read(all_branches=True).runs)
+        found = repeats_of(run, summary.read(all_branches=True).runs)
         seeds = max((of.seeds for of in found.values()), default=1)
         if seeds > 1:
             run = replace(run, repeats=found)
@@ -48,7 +48,7 @@ def of_run(revision: str, path: Path, *, repeats: bool) -> list[str]:
     return said
 
 
-def _repeats(run: Run, others: Sequence[summary.Run]) -> dict[str, Repeats]:
+def repeats_of(run: Run, others: Sequence[summary.Run]) -> dict[str, Repeats]:
     """Return what each method came to over seeds, of a run and of others with the same parameters."""
     alike = {name: value for name, value in run.parameters.items() if name not in (summary.SEED, summary.SAMPLE)}
     by_seed: dict[Any, dict[str, float | None]] = {}

@@ -73,7 +73,8 @@ def answer(before: Run, after: Run) -> str:
             f"{percent(after.accuracy(FEDERATED))} in {after.name}: {100 * change:+.2f} points."
         )
     number_of = len(parameters(before, after).rows)
-    return f"{said} {_sentence(counted(number_of, 'parameter'))} that {'counts' if number_of == 1 else 'count'} differ."
+    differ = "parameter that counts differs" if number_of == 1 else "parameters that count differ"
+    return f"{said} {number_of or 'No'} {differ}."
 
 
 def parameters(before: Run, after: Run) -> Table:
@@ -277,7 +278,3 @@ def _difference(values: list[Any], in_percent: bool, decimals: int | None) -> st
 
 def _decimals(key: str) -> int | None:
     return 4 if key == "loss" else 2 if key.endswith("points") or key == "epsilon" else None
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -33,6 +33,8 @@ def render(template: str, **content: Any) -> str:
 def themed(specification: dict[str, Any]) -> Markup:
     """Return a Vega-Lite specification as JSON within a script of a page, in the colours of the page."""
     bare = {key: value for key, value in specification.items() if key not in ("$schema", "title")}
+    if "layer" in bare:  # the page says which data they are of
+        bare["layer"] = [layer for layer in bare["layer"] if layer["mark"].get("type") != "text"]
     text = json.dumps(bare, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for colour, variable in THEMED.items():
         text = text.replace(f'"{colour}"', f'"{variable}"')
