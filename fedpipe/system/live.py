@@ -37,7 +37,7 @@ class Status:
     done: float = 0.0  # steps, those of earlier runs included, and the part of the next one that is done
     changed: float = 0.0  # when `done` last changed; seconds since 1970
     seconds: float = 0.0  # from the beginning until then
-    examples: int = 0  # that this run has trained on
+    rate: float | None = None  # training examples that this run processed in a second; None before a step is over
     data: str = ""  # what the last model was evaluated on, "validation" or "test"; "" if there is none yet
     accuracy: float | None = None  # of that model
     loss: float | None = None
@@ -52,7 +52,7 @@ class Live:
 
     def __init__(self, status: Status) -> None:
         self.status = status
-        self._began, self._pace = time.monotonic(), Pace(PERIOD)
+        self._began, self._examples, self._pace = time.monotonic(), 0, Pace(PERIOD)
 
     def go_on(self, done: int) -> None:
         """Tell that earlier runs did so many steps."""
@@ -72,7 +72,8 @@ class Live:
                 was not evaluated.
             examples: the training examples that were processed since the last call.
         """
-        self.status.examples += examples
+        self._examples += examples
+        self.status.rate = self._examples / (time.monotonic() - self._began)
         for data, evaluation in [*evaluations.items()][:1]:
             self.status.data, self.status.accuracy, self.status.loss = data, evaluation.accuracy, evaluation.loss
         self._changed(done)

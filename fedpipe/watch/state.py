@@ -52,11 +52,6 @@ class Stage:
         return min(1.0, self.status.done / self.status.steps) if self.status.steps else None
 
     @property
-    def rate(self) -> float | None:
-        """The training examples that it processes in a second; None if no step is over yet."""
-        return self.status.examples / self.status.seconds if self.status.examples else None
-
-    @property
     def seconds_left(self) -> float | None:
         """About how long its steps still take, if they take as long as those of this run so far.
 
@@ -98,7 +93,7 @@ class Stage:
     def pace(self) -> str:
         """How long it takes and how fast it is, in words."""
         left = "time left: not known yet" if self.seconds_left is None else f"about {duration(self.seconds_left)} left"
-        return f"{left}; {self.rate:,.0f} examples a second" if self.rate else left
+        return f"{left}; {self.status.rate:,.0f} examples a second" if self.status.rate else left
 
     @property
     def missing(self) -> str:
