@@ -35,8 +35,8 @@ def output_of(program: Sequence[str], *arguments: str, given: str = "") -> str:
     return done.stdout
 
 
-def dvc_in(folder: Path) -> Iterator[str]:
-    """Yield the commands of DVC that run stages in a folder, by what DVC writes down of who reads and writes.
+def dvc_in(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield the commands of DVC that run stages in a folder, each with its process, by the locks that DVC writes there.
 
     Args:
         folder: of the project.
@@ -49,4 +49,4 @@ def dvc_in(folder: Path) -> Iterator[str]:
     found = {process["pid"]: process["cmd"] for process in [*locks.get("write", {}).values(), *readers]}
     for pid, command in found.items():
         if lives(pid):
-            yield f"`{re.sub(r'^[^ ]*/', '', command)}` (process {pid})"
+            yield re.sub(r"^[^ ]*/", "", command), pid

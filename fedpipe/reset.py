@@ -101,8 +101,8 @@ def _status(*options: str) -> dict[str, list[str]]:
 
 def _require_rest() -> None:
     """Raise UserError if DVC runs a stage in this folder."""
-    for command in dvc_in(Path()):
-        raise UserError(f"{command} runs in this folder; wait for its end, or stop it")
+    for command, process in dvc_in(Path()):
+        raise UserError(f"`{command}` runs in this folder (process {process}); wait for its end, or stop it")
 
 
 def _experiment() -> str | None:

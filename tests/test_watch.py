@@ -166,13 +166,15 @@ class TestWatchedStages:
 
     def test_a_run_that_goes_on_counts_what_was_done_before_and_times_what_it_does_itself(self, project: Path):
         set_params(project, {"compute.checkpoint_every": 0.0})
-        for _ in range(2):
-            with training(project) as process:
-                until(lambda: trains(project, 3))
-                process.kill()
-                process.wait()
-        status = look(project).stages[0].status
+        with training(project) as process:
+            until(lambda: trains(project, 3))
+            process.kill()
+            process.wait()
+        with training(project):
+            until(lambda: trains(project) and look(project).stages[0].status.rate is not None)
+            status = look(project).stages[0].status
         assert 2 <= status.resumed < status.done
+        assert status.seconds < time.time() - status.began
 
     def test_of_a_stage_that_failed_it_tells_why(self, project: Path):
         set_params(project, {"federated.local.lr": 1e30, "federated.local.optimizer": "sgd",

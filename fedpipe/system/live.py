@@ -44,7 +44,7 @@ class Status:
     refused: dict[str, int] | None = None  # client: how many of its updates were refused; None if that is not told
     lost: dict[str, int] | None = None  # client: how many of its updates did not arrive; likewise
     table: str | None = None  # the file of all steps so far, in the same folder; None until this run has written it
-    outcome: str = ""  # "ended", "interrupted" or "failed: REASON"; "" while it runs
+    outcome: str = ""  # "ended", "interrupted" or "failed: REASON"; "" while it runs, and if it was killed
 
 
 class Live:
@@ -57,6 +57,7 @@ class Live:
     def go_on(self, done: int) -> None:
         """Tell that earlier runs did so many steps."""
         self.status.resumed, self.status.done = done, done
+        write(self.status)
 
     def advance(self, part: float) -> None:
         """Tell that so much more of the current step is done, as a fraction of it."""

@@ -158,7 +158,8 @@ def look(folder: Path) -> State:
     if not folder.is_dir():
         raise UserError(f"{folder}: no folder is there; name the project's, or leave it out")
     found = sorted(_statuses(folder), key=lambda status: -status.began)
-    return State(folder, tuple(_seen(folder, status) for status in found), tuple(dvc_in(folder)))
+    commands = tuple(f"`{command}` (process {process})" for command, process in dvc_in(folder))
+    return State(folder, tuple(_seen(folder, status) for status in found), commands)
 
 
 def clock(seconds: float) -> str:
