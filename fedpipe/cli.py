@@ -438,6 +438,50 @@ def _print_json(value: object) -> None:
 
 
 @app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="The project's folder.")] = Path(),
+    once: Annotated[bool, typer.Option("--once", help="Tell what runs now, and end.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="Serve pages for a browser instead.")] = False,
+    host: Annotated[str, typer.Option("--host", help="The address at which --html serves.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Likewise; 0 takes a free one.", min=0, max=65535)] = 8000,
+) -> None:
+    """Show the training of a stage while it runs: its curve, its accuracy, the time left, and refused clients.
+
+    The stage may run in another terminal, or have been started over ssh: this reads the files that stages write each
+    second. It waits for a stage, follows from one to the next, and ends with Ctrl-C. Where output is no terminal, it
+    prints a line for each change. Stages that run in copies of the project, as with `dvc exp run --temp`, are seen in
+    the copy's folder alone, below .dvc/tmp/exps; runs of studies are not shown.
+
+    With --html, the same is a page in a browser, which refreshes, as reports/report.html and studies/NAME/report.html
+    do there. Nothing else is served, and by default to this machine alone.
+
+    Examples:
+
+        fedpipe watch
+
+        fedpipe watch --once
+
+        ssh -t machine 'cd project && .venv/bin/fedpipe watch'
+
+        fedpipe watch --html --port 0
+    """
+    from fedpipe.system.errors import UserError
+    from fedpipe.system.lifetime import end_in_order
+
+    if once and html:
+        raise UserError("--once: does not go with --html, which serves until it is ended; leave one of them out")
+    end_in_order()
+    if html:
+        from fedpipe.watch.served import serve
+
+        serve(folder, host, port)
+    else:
+        from fedpipe.watch import terminal
+
+        (terminal.show if once else terminal.watch)(folder)
+
+
+@app.command()
 def verify(revision: Annotated[str, typer.Argument(help="The git revision to compare with.")] = "HEAD") -> None:
     """Compare the results that this machine made with those committed in git.
 

@@ -1,7 +1,6 @@
 """Back from an experiment to what is committed: parameters and results by git, data and models by DVC."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from ruamel.yaml import YAML, YAMLError
 
 from fedpipe.config.file import flat
 from fedpipe.system.errors import UserError
-from fedpipe.system.programs import output_of
+from fedpipe.system.programs import dvc_in, output_of
 
 RESET = ("params.yaml", "dvc.lock", "reports", "data", "models")  # of these, whatever the last commit holds
 
@@ -101,27 +100,9 @@ def _status(*options: str) -> dict[str, list[str]]:
 
 
 def _require_rest() -> None:
-    """Raise UserError if DVC runs a stage in this folder, by what it writes down of who reads and writes."""
-    try:
-        locks = json.loads(Path(".dvc/tmp/rwlock").read_text())
-    except (OSError, ValueError):
-        return
-    readers = [process for processes in locks.get("read", {}).values() for process in processes]
-    for process in [*locks.get("write", {}).values(), *readers]:
-        if _lives(process["pid"]):
-            raise UserError(
-                f"`{process['cmd']}` runs in this folder (process {process['pid']}); wait for its end, or stop it"
-            )
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is another user's
-    return True
+    """Raise UserError if DVC runs a stage in this folder."""
+    for command, process in dvc_in(Path()):
+        raise UserError(f"`{command}` runs in this folder (process {process}); wait for its end, or stop it")
 
 
 def _experiment() -> str | None:

@@ -8,6 +8,7 @@ from fedpipe.serving import trained
 from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
 from fedpipe.system.lifetime import dvcs_record
+from fedpipe.system.live import running
 from fedpipe.system.pace import Pace
 from fedpipe.system.provenance import write_provenance
 from fedpipe.training.evaluation import confusion_rows
@@ -19,12 +20,13 @@ REPORTS = Path("reports/baseline")
 
 def main() -> None:
     experiment = read(baseline.CentralisedExperiment, only_its_fields=True)
-    live = Pace(1.0)
+    pace = Pace(1.0)
 
     def write_so_far(result: baseline.Result) -> None:
         files.write_table(REPORTS / "epochs.csv", result.epoch_rows(), dataset=result.dataset)
         files.write_json(REPORTS / "metrics.json", result.headline())
         files.write_table(REPORTS / "timings.csv", result.timing_rows(), dataset=result.dataset)
+        live.status.table = str(REPORTS / "epochs.csv")
 
     def write(result: baseline.Result) -> None:
         confusion = confusion_rows(result.test.confusion)
@@ -36,17 +38,22 @@ def main() -> None:
         seconds = sum(row["training_seconds"] + row["evaluation_seconds"] for row in result.timing_rows())
         write_provenance("baseline", experiment.compute.torch_device(), REPORTS / files.SUMS, seconds)
 
-    with console.progress("epochs", experiment.baseline.epochs) as bar:
+    with (
+        console.progress("epochs", experiment.baseline.epochs) as bar,
+        running("baseline", "epoch", experiment.baseline.epochs) as live,
+    ):
 
         def resumed(result: baseline.Result) -> None:
             done = len(result.epochs)
             console.say(f"interrupted before: going on after epoch {done} of {experiment.baseline.epochs}")
             bar.advance(done)
+            live.go_on(done)
 
         def report(result: baseline.Result) -> None:
             bar.advance()
             bar.report(f"epoch {len(result.epochs)}", result.evaluations.by_data(), result.examples)
-            with live.turn() as due:
+            live.step(len(result.epochs), result.evaluations.by_data(), result.examples)
+            with pace.turn() as due:
                 if due:
                     write_so_far(result)
 

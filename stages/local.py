@@ -7,6 +7,7 @@ from fedpipe.config.file import read, run_stage
 from fedpipe.system import console, files
 from fedpipe.system.checkpoints import in_project
 from fedpipe.system.lifetime import dvcs_record
+from fedpipe.system.live import running
 from fedpipe.system.provenance import write_provenance
 
 DATASET = Path("data/dataset")
@@ -25,23 +26,29 @@ def main() -> None:
         files.write_sums(REPORTS, "clients.csv", "figures.json")
         write_provenance("local", experiment.compute.torch_device(), REPORTS / files.SUMS)
 
-    with console.progress("clients", None) as bar:
+    with console.progress("clients", None) as bar, running("local", "client") as live:
         done = examples = lines = 0  # of clients that the bar, and of examples and lines that its lines, have told of
+        told = 0  # of examples that `live` has been told of
 
         def advance(result: local.Result) -> None:
             nonlocal done
             bar.advance(len(result.clients) - done, result.drawn)
             done = len(result.clients)
+            live.status.steps = result.drawn
 
         def resumed(result: local.Result) -> None:
-            nonlocal examples, lines
+            nonlocal examples, lines, told
             console.say(f"interrupted before: going on after {len(result.clients)} of {result.drawn} clients")
             advance(result)
+            live.go_on(done)
             examples, lines = result.examples_processed, LINES * done // result.drawn
+            told = examples
 
         def report(result: local.Result) -> None:
-            nonlocal examples, lines
+            nonlocal examples, lines, told
             advance(result)
+            live.step(done, {"test": result}, result.examples_processed - told)
+            told = result.examples_processed
             if LINES * done // result.drawn > lines:
                 bar.report(
                     f"{done} of {result.drawn} clients alone", {"test": result}, result.examples_processed - examples

@@ -35,6 +35,7 @@ COMMANDS = [
     "audit",
     "doctor",
     "reset",
+    "watch",
     "verify",
     "summary",
     "predict",

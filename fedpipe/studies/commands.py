@@ -194,7 +194,7 @@ def _told(state: State, workers: Workers | None) -> list[str]:
     elif missing:
         number = min(at_once(missing, workers), len(missing))
         seconds, source = seconds_of(missing, state.records.values(), DATASET)
-        lines.append(f"about {_duration(seconds / number)} with {number} at a time: an estimate, {source}")
+        lines.append(f"about {console.duration(seconds / number)} with {number} at a time: an estimate, {source}")
     return lines
 
 
@@ -264,12 +264,3 @@ def _locked(file: TextIO) -> bool:
         return True
     except OSError:
         return False
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} hours"

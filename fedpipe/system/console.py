@@ -129,6 +129,15 @@ def progress(unit: str, total: int | None) -> Iterator[Bar]:
         yield Bar(shown, total)
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} hours"
+
+
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a stage or a command, and exit.
 

@@ -39,9 +39,29 @@ def dvcs_record() -> Path | None:
     return Path("dvc.lock") if DVC in os.environ else None
 
 
+def began(pid: int) -> str:
+    """Return when a process began, by which it differs from a later one of its number (Linux).
+
+    It is "" if the process has ended, and where the system does not tell.
+    """
+    fields = _stat(pid)
+    return "" if not fields or fields[0] == "Z" else fields[19]
+
+
+def lives(pid: int, since: str = "") -> bool:
+    """Tell whether a process of this number lives: the one that began then, if that is given."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return not since or began(pid) == since
+
+
 def _watch(ancestors: dict[int, str]) -> None:
     """Wait until one of these processes is not that which began then, and end this one."""
-    while all(_began(pid) == began for pid, began in ancestors.items()):
+    while all(began(pid) == then for pid, then in ancestors.items()):
         time.sleep(LOOK)
     print("dvc has ended, and so does this stage", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -53,17 +73,11 @@ def _started_by() -> Iterator[tuple[int, str]]:
     """Yield the parent, and its own parent if it is a shell that runs a command for it, each with when it began."""
     pid = os.getppid()
     while True:
-        yield pid, _began(pid)
+        yield pid, began(pid)
         command = _read(pid, "cmdline").split("\0")
         if Path(command[0]).name not in SHELLS or "-c" not in command:
             return
         pid = int(_stat(pid)[1])
-
-
-def _began(pid: int) -> str:
-    """Return when a process began, by which it differs from a later one of its number; "" if it has ended."""
-    fields = _stat(pid)
-    return "" if not fields or fields[0] == "Z" else fields[19]
 
 
 def _stat(pid: int) -> list[str]:
