@@ -25,6 +25,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fedpipe.data.datasets import Dataset, save
+from fedpipe.results.report import page as page_of
+from fedpipe.results.run import read_run
+from fedpipe.results.source import Workspace
 from fedpipe.system import live
 from fedpipe.system.errors import UserError
 from fedpipe.system.lifetime import began
@@ -378,12 +381,17 @@ class TestPages:
 
     def test_the_page_leads_to_all_reports_and_they_are_what_is_there_with_a_script(self, served: str, tmp_path: Path):
         _, page = get(served, "/")
-        found = re.findall('href="(.*?)"', page)
+        found = [link for link in re.findall(r'<a href="(.*?)"', page) if not link.startswith("#")]
         assert found == ["/reports/report.html", "/studies/one/report.html"]
         for path in found:
             status, text = get(served, path)
             assert status == 200
             assert re.sub("\n<script>.*</script>\n", "", text, flags=re.DOTALL) == (tmp_path / path[1:]).read_text()
+
+    def test_a_page_that_forbids_requests_may_ask_whether_it_has_changed(self, served: str, tmp_path: Path):
+        (tmp_path / "reports/report.html").write_text(page_of(read_run(Workspace())), encoding="utf-8")
+        _, text = get(served, "/reports/report.html")
+        assert "default-src 'none'; connect-src 'self'; style-src" in text
 
     def test_a_version_changes_with_its_page_and_no_other(self, served: str, tmp_path: Path):
         def versions() -> list[str]:
@@ -422,9 +430,10 @@ class TestPages:
         for said in ("30 of 50 rounds", "test accuracy 50.00%", 'value="0.6"', "client 7, 2 times", "client 3<"):
             assert said in page
         assert re.findall('<th scope="row">(\\d+)', page) == [f"{n}" for n in range(30, 10, -1)]
-        for needed in ('<html lang="en">', "<main>", "<title>", '<label for="progress">', 'id="progress"'):
+        for needed in ('<html lang="en">', '<main id="main">', "<title>", '<label for="progress">', 'id="progress"'):
             assert needed in page
-        assert not re.findall("(src|href)=[\"']?(https?:)?//", page)
+        assert not re.findall("<[^>]*(src|href)=[\"']?(https?:)?//", page)
+        assert "Accuracy by round" in page
 
     def test_what_a_file_says_is_text_and_no_html(self, tmp_path: Path):
         page = live_page(State(tmp_path, (stage(outcome="failed: <script>alert(1)</script>"),), ()))

@@ -78,7 +78,7 @@ def specification(
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     properties = {
         "template": template,
-        "template_dir": str(TEMPLATES),
+        "template_dir": str(_templates()),
         "title": title,
         "x": x or None,
         "y_label": y_label,
@@ -199,6 +199,11 @@ def _panels(spec: Mapping[str, Any]) -> int:
     field = str(facet["field"])
     by = [field] if any(field in row for row in rows) else ["rev", "method"]
     return max(1, len({tuple(row.get(name) for name in by) for row in rows}))
+
+
+def _templates() -> Path:
+    """Return the folder of the project's templates, or of fedpipe's own where there are none, as in another folder."""
+    return TEMPLATES if TEMPLATES.is_dir() else Path(__file__).parents[2] / TEMPLATES
 
 
 def _require_room(path: Path) -> None:

@@ -5,18 +5,19 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
-import jinja2
+import pandas as pd
 from aiohttp import web
 
-from fedpipe import results
+from fedpipe.results.charts import MOST_POINTS, Chart
+from fedpipe.results.figures import specification
+from fedpipe.results.page import render
+from fedpipe.results.wording import NOTHING, Table, number, percent, thinned
 from fedpipe.system.console import say
 from fedpipe.system.errors import UserError
-from fedpipe.watch.state import State, clock, look, ordered
+from fedpipe.watch.state import Row, Stage, State, clock, look, ordered
 
-TEMPLATES = Path(results.__file__).parent / "pages"
 SHOWN = 20  # of the latest steps
 LIVE = "/"  # the path of the page of what runs
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -61,7 +62,48 @@ def serve(folder: Path, host: str, port: int) -> None:
 def live_page(state: State) -> str:
     """Return the HTML of the page of what runs."""
     reports = [path for path in pages(state.folder) if path != LIVE]
-    return _templates().get_template("live.html.jinja").render(state=state, reports=reports, shown=SHOWN)
+    stage = state.running
+    return render(
+        "live.html.jinja",
+        state=state,
+        reports=reports,
+        clock=clock,
+        ordered=ordered,
+        chart=_chart(stage) if stage and stage.curve else None,
+        latest=_latest(stage) if stage else None,
+    )
+
+
+def _chart(stage: Stage) -> Chart:
+    """Return the curve of a stage."""
+    unit = stage.status.unit
+    table = pd.DataFrame(stage.curve, columns=["round", "value"]).assign(what=f"{stage.data} accuracy")
+    spec = specification("series", "", thinned(table, MOST_POINTS), lines="what", y_label=f"{stage.data} accuracy")
+    axes = spec["encoding"]
+    axes["x"]["title"], axes["y"]["axis"]["format"], axes["y"]["scale"]["zero"] = unit, ".3~%", False
+    return Chart("curve", f"Accuracy by {unit}", f"{stage.result}, after {stage.progress}.", spec, Table("", [], []))
+
+
+def _latest(stage: Stage) -> Table:
+    """Return the latest steps of a stage, the last one first."""
+    unit, data = stage.status.unit, stage.data
+    return Table(
+        f"Accuracy and loss on {data} data, the latest first",
+        [unit, "accuracy", "loss", "training loss"],
+        [
+            [row[unit], _shown(row, f"{data}_accuracy", percent), _shown(row, f"{data}_loss", _loss),
+             _shown(row, "train_loss", _loss)]
+            for row in reversed(stage.rows[-SHOWN:])
+        ],
+    )  # fmt: skip
+
+
+def _shown(row: Row, column: str, show: Callable[[float], str]) -> str:
+    return show(float(row[column])) if row.get(column) else NOTHING
+
+
+def _loss(value: float) -> str:
+    return number(value, 4)
 
 
 def pages(folder: Path) -> dict[str, Page]:
@@ -108,14 +150,6 @@ async def _serve(folder: Path, host: str, port: int) -> None:
         await runner.cleanup()
 
 
-@cache
-def _templates() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    templates.filters |= {"clock": clock, "ordered": ordered}
-    return templates
-
-
 def _live(folder: Path) -> tuple[str, str]:
     state = look(folder)
     still = replace(state, stages=tuple(replace(stage, now=stage.status.changed) for stage in state.stages))
@@ -135,7 +169,11 @@ def _digest(text: str) -> str:
 
 
 def _refreshing(text: str, version: str) -> str:
-    """Return a page with the script that reloads it when it has changed, at the end of its body."""
+    """Return a page with the script that reloads it when it has changed, at the end of its body.
+
+    A page forbids all requests, and here it must be able to ask whether it has changed.
+    """
     script = REFRESH.replace("VERSION", json.dumps(version))
+    text = text.replace("default-src 'none'", "default-src 'none'; connect-src 'self'", 1)
     body, end, rest = text.rpartition("</body>")
     return f"{body}{script}{end}{rest}" if end else f"{text}{script}"
