@@ -3,6 +3,8 @@
 Links: on a page, a link to a file outside of docs/ is relative, and works where the repository is read as it is. In the
 site it leads to a page with the file's text; if the link is a name in backticks, to the line that defines the name.
 
+Pages of runs: the default run and each study with results have one, in the site alone. docs/reports.md leads to them.
+
 Formulas: w_t, w_{t+1} and F^q get their subscripts and superscripts.
 """
 
@@ -10,6 +12,8 @@ import ast
 import os
 import re
 from collections.abc import Iterator
+from contextlib import chdir, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -17,10 +21,18 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
+from fedpipe.results.report import answer, page, question
+from fedpipe.results.run import read_run
+from fedpipe.results.source import Workspace
+from fedpipe.studies import outputs
+from fedpipe.studies.commands import missing_of, recorded
+from fedpipe.system.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<path>(?:\.\./)+[^)#\s]*[^)#\s/])\)")
 SUBSCRIPT = re.compile(r"(?:(?<=Δ)|(?<![\w.]))([^\W\d_])_(?:\{([^{}]+)\}|(\w)(?![\w.]))")
 SUPERSCRIPT = re.compile(r"\^(?:\(([^()]+)\)|(\w+(?:<sub>[^<>]+</sub>)?))")
+INDEX, PLACE = "reports.md", "<!-- pages -->"  # the page that leads to those of runs, and where on it
 PICTURES = (".png", ".svg")
 LANGUAGES = {
     ".ipynb": "json", ".json": "json", ".md": "markdown", ".py": "python", ".toml": "toml", ".yaml": "yaml",
@@ -30,6 +42,8 @@ LANGUAGES = {
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the files that pages link to."""
+    for one in pages_of_runs():
+        files.append(File.generated(config, one.file, content=one.html))
     linked = {target for page in files.documentation_pages() for _, target in outside(page.src_uri)}
     for target in sorted(linked):
         if target.suffix in PICTURES:
@@ -43,6 +57,9 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links at the added pages."""
     here = page.file.src_uri
+    if here == INDEX:
+        rows = [f"| [{one.name}]({one.file}) | {one.about} |" for one in pages_of_runs()]
+        markdown = markdown.replace(PLACE, "\n".join(["| page | |", "| --- | --- |", *rows]))
 
     def pointed(link: re.Match[str]) -> str:
         target = _target(here, link["path"])
@@ -54,6 +71,31 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"[{link['text']}]({os.path.relpath(f'code/{page_of}', PurePosixPath(here).parent)}{line})"
 
     return LINK.sub(pointed, markdown)
+
+
+@dataclass(frozen=True)
+class PageOfRun:
+    """Hold a page that the site has of a run or a study."""
+
+    name: str
+    file: str
+    about: str
+    html: str
+
+
+@lru_cache
+def pages_of_runs() -> tuple[PageOfRun, ...]:
+    """Return the pages of the default run and of each study of which results are committed, made from them."""
+    with chdir(ROOT):
+        run = read_run(Workspace())
+        found = [PageOfRun("The default run", "reports/default.html", f"{question(run)} {answer(run)}", page(run))]
+        for file in sorted(Path("studies").glob("*.yaml")):
+            with suppress(UserError):  # nothing is recorded
+                state, records, of_other_code = recorded(file, say=lambda line: None)
+                about = f"{state.study.question} {len(records):,} runs."
+                html = outputs.page(state.study, records, file.stem, missing_of(state, of_other_code))
+                found.append(PageOfRun(f"Study {file.stem}", f"reports/{file.stem}.html", about, html))
+        return tuple(found)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -232,8 +232,10 @@ def _drift(run: Run) -> Chart | None:
     if table.empty:
         return None
     known = run.rounds.dropna(subset="update_cosine")
+    title = "How far clients drift apart"
     if known.empty:
-        said = "The lengths of what clients sent, and of what the server made of it."
+        title = "What becomes of the updates"
+        said = "The length of the mean of the updates, by round. What each client sent is not known."
     else:
         cosines = known["update_cosine"].to_list()
         first, last = cosines[0], cosines[-1]
@@ -244,7 +246,7 @@ def _drift(run: Run) -> Chart | None:
         )
     return Chart(
         "drift",
-        "How far clients drift apart",
+        title,
         said,
         specification("series", "Lengths of updates and of their mean", table, lines="what", y_label="L2 norm"),
         Table(
@@ -318,7 +320,7 @@ def _attack(run: Run) -> Chart | None:
         return None
     names = {
         f"{run.evaluated_on}_accuracy": f"accuracy on the {run.evaluated_on} set",
-        "honest_accuracy": "accuracy of honest clients on their own examples",
+        "honest_accuracy": "honest clients on their own examples",
         "backdoor_success": "success of the backdoor",
     }
     names = {name: said for name, said in names.items() if _is_known(run, name)}

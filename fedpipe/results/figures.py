@@ -84,9 +84,14 @@ def specification(
         "y_label": y_label,
     }
     filled = VegaRenderer(rows, template, **properties).get_filled_template()
+    domain: list[str] = []
     for encoding in _within(filled, "color"):
         if encoding.get("field") == "rev":
-            encoding["scale"]["range"] = [PALETTE[place % len(PALETTE)] for place in range(len(set(table["rev"])))]
+            domain = encoding["scale"]["domain"]
+            encoding["scale"]["range"] = [PALETTE[place % len(PALETTE)] for place in range(len(domain))]
+    for encoding in _within(filled, "shape"):  # in the same order, so that there is one legend for both
+        if encoding.get("field") == "rev":
+            encoding["scale"] = {"domain": domain}
     return filled
 
 

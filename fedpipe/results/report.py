@@ -86,6 +86,8 @@ def _beside_centralised(run: Run) -> str:
     if FEDERATED in run.diverged:
         also = " So did centralised training." if CENTRALISED in run.diverged else ""
         return f"Federated training diverged after {rounds}, so that there is nothing to compare.{also}"
+    if run.figures[FEDERATED]["skipped_rounds"] == run.figures[FEDERATED]["rounds"]:
+        return f"Federated training skipped all its {rounds}, so that its model is the initial one."
     reached = f"Federated training for {rounds} reaches {_result(run, FEDERATED)} on {_test_set(run)}"
     if CENTRALISED in run.diverged:
         return f"{reached}; centralised training, to which it would be compared, diverged."
@@ -103,7 +105,7 @@ def _beside_local(run: Run) -> str:
         reach += f", {local['clients_diverged']:,} of {local['clients']:,} diverged"
     gain = run.figures["comparison"]["mean_gain_points"]
     compared = run.clients.dropna(subset="gain")
-    if gain is None or compared.empty or FEDERATED in run.diverged:
+    if gain is None or compared.empty or FEDERATED in run.diverged or not run.figures[FEDERATED]["examples_processed"]:
         return f"{reach}."
     gaining = sum(gain > 0 for gain in compared["gain"])
     measure = MEASURES[compared["measure"].iloc[0]]
