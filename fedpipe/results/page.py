@@ -45,7 +45,7 @@ def subtitle(specification: dict[str, Any]) -> str:
     """Return what a figure says below its title of shapes and dashes; nothing if it says nothing."""
     title = specification.get("title")
     said = title.get("subtitle", "") if isinstance(title, dict) else ""
-    return said if isinstance(said, str) else "; ".join(said)
+    return said if isinstance(said, str) else ""
 
 
 @cache

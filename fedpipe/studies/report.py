@@ -53,7 +53,7 @@ def page(
         base=_base(study),
         settings=_settings(study),
         runs=_runs(study, records),
-        missing=said_missing(missing, records),
+        missing=said_missing(missing),
         limits=list(limits(study, records, missing)),
     )
 
@@ -82,7 +82,7 @@ def limits(study: Study, records: Sequence[Record], missing: Missing) -> Iterato
     failed = sum(record.state == "failed" for record in records)
     if failed:
         yield ("Runs that failed", f"{counted(failed, 'run')} of {len(records):,} failed, and have no results.")
-    if missing.runs:
+    if missing.runs and not missing.of_other_code:
         yield (
             "The study as a whole",
             f"{missing.runs:,} of {missing.total:,} runs are missing: rows may be over different seeds.",
@@ -117,20 +117,21 @@ def limits(study: Study, records: Sequence[Record], missing: Missing) -> Iterato
     )
 
 
-def said_missing(missing: Missing, records: Sequence[Record]) -> str:
-    """Return what is missing of a study, and what it would take, in a sentence."""
+def said_missing(missing: Missing) -> str:
+    """Return what is missing of a study, and what it would take, in words."""
     if not missing.runs:
         return "Nothing is missing: all runs of the study are recorded."
-    took = "how long they take, no run so far tells"
+    takes = "an unknown time, which no run so far tells"
     if missing.seconds is not None:
         hours = missing.seconds / 3600
-        took = (
-            f"about {number(hours, 1)} hours on one core"
-            if hours >= 1
-            else f"about {number(hours * 60, 0)} minutes on one core"
+        about = f"{number(hours, 1)} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+        takes = f"about {about} on one core, by the runs so far"
+    if missing.of_other_code:
+        return (
+            f"No run was made with the parameters, data and code that are here now. To make all {missing.total:,} anew "
+            f"takes {takes}; `fedpipe study run` does it."
         )
-        took += ", by the runs so far"
-    return f"{missing.runs:,} of {missing.total:,} runs are missing: {took}. `fedpipe study run` does them."
+    return f"{missing.runs:,} of {missing.total:,} runs are missing, which take {takes}; `fedpipe study run` does them."
 
 
 def _shown(grid: tables.Grid) -> Shown:

@@ -75,8 +75,8 @@ class Table:
     entries: tuple[Entry, ...]
 
     def grids(self) -> list["Grid"]:
-        """Return what is shown, as tables of text of at most WIDEST characters unless a column needs more."""
-        return list(_grids(self))
+        """Return what is shown, as tables of text of any width."""
+        return list(_grids(self, math.inf))
 
     def as_markdown(self) -> str:
         """Return Markdown, in tables of at most WIDEST characters unless a single column needs more."""
@@ -254,14 +254,15 @@ class Grid:
     notes: tuple[str, ...]
 
 
-def _grids(table: Table) -> Iterator[Grid]:
-    """Yield what to show, in tables that are no wider than WIDEST."""
-    table, legend = _numbered(table)
+def _grids(table: Table, width: float = WIDEST) -> Iterator[Grid]:
+    """Yield what to show, in tables that are no wider than so many characters."""
+    table, legend = (table, []) if width > WIDEST else _numbered(table)
     measures = list(dict.fromkeys(entry.measure for entry in table.entries))
     for measure in measures:
         entries = [entry for entry in table.entries if entry.measure == measure]
-        for grid in (_of_columns if table.columns else _of_rows)(table, entries):
-            yield from _in_width(replace(grid, notes=(*legend, *grid.notes)) if grid.notes or legend else grid)
+        for grid in _of_columns(table, entries) if table.columns else _of_rows(table, entries, width):
+            grid = replace(grid, notes=(*legend, *grid.notes)) if grid.notes or legend else grid
+            yield from _in_width(grid, width)
 
 
 def _numbered(table: Table) -> tuple[Table, list[str]]:
@@ -279,7 +280,7 @@ def _numbered(table: Table) -> tuple[Table, list[str]]:
     return replace(table, rows=("row",), baseline=table.baseline and numbers[table.baseline], entries=entries), legend
 
 
-def _of_rows(table: Table, entries: list[Entry]) -> Iterator[Grid]:
+def _of_rows(table: Table, entries: list[Entry], widest: float) -> Iterator[Grid]:
     """Yield a table with a line for each row: the mean, its interval, the difference from the baseline; or two."""
     number, measure = _Numbers.of(entries), entries[0].measure
     interval = f"{table.level * 100:g} % interval"
@@ -304,7 +305,7 @@ def _of_rows(table: Table, entries: list[Entry]) -> Iterator[Grid]:
         return Grid(_title(entries), tuple(header), tuple(lines), len(table.rows), tuple(notes))
 
     whole = grid(ours if table.baseline is None else [*ours, *differences], _notes(table, entries))
-    if table.baseline is None or _width(whole) <= WIDEST:
+    if table.baseline is None or _width(whole) <= widest:
         yield whole
     else:
         yield grid(ours, [])
@@ -497,13 +498,13 @@ def _short(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(one if last.count(one) == 1 else name for one, name in zip(last, names, strict=True))
 
 
-def _in_width(grid: Grid) -> Iterator[Grid]:
+def _in_width(grid: Grid, widest: float) -> Iterator[Grid]:
     """Yield the grid as several with fewer columns, which repeat the labels, if it is too wide for one."""
     widths = _widths(grid)
     left = sum(width + 3 for width in widths[: grid.labels]) + 1
     parts: list[list[int]] = [[]]
     for position in range(grid.labels, len(widths)):
-        if parts[-1] and left + sum(widths[one] + 3 for one in [*parts[-1], position]) > WIDEST:
+        if parts[-1] and left + sum(widths[one] + 3 for one in [*parts[-1], position]) > widest:
             parts.append([])
         parts[-1].append(position)
     for part in parts:
