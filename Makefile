@@ -37,8 +37,7 @@ test: env
 	ruff format --check
 	lint-imports
 	pyright
-	python -m pytest -n 2
-	python -m pytest -n 2 --dist loadfile -m "slow and not ray"
+	python -m pytest -n 2 --dist worksteal -m "not ray"
 	python -m pytest -m ray
 
 docs: env
