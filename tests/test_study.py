@@ -59,6 +59,7 @@ STUDY: dict[str, Any] = {
     },
     "seeds": [1, 2],
 }
+DEFAULTS = as_yaml(Pipeline())
 TUNE = {"grid": {"federated.local.lr": [0.01, 0.1, 1.0]}, "seeds": [7, 8], "keep": 2}
 
 
@@ -100,7 +101,7 @@ def finished(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def lay_out(sample: Dataset, folder: Path) -> Path:
     train, test = (split.at(torch.arange(0, len(split), 6)) for split in (sample.train, sample.test))
     datasets.save(replace(sample, train=train, test=test), folder / "data/dataset")
-    (folder / "params.yaml").write_text(as_yaml(Pipeline()))
+    (folder / "params.yaml").write_text(DEFAULTS)
     (folder / ".dvc").mkdir()
     (folder / ".dvc/plots").symlink_to(ROOT / ".dvc/plots")
     return folder
