@@ -6,6 +6,8 @@ VENV ?= .venv
 # The stages are run as `python -m stages.NAME`, so that Python must come first in the path.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
+# Hundreds of processes import the same modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help env repro test docs mutants bench clean
