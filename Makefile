@@ -6,6 +6,8 @@ VENV ?= .venv
 # The stages are run as `python -m stages.NAME`, so that Python must come first in the path.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
+# Hundreds of processes import the same modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help env repro test docs mutants bench clean
@@ -37,8 +39,7 @@ test: env
 	ruff format --check
 	lint-imports
 	pyright
-	python -m pytest -n 2
-	python -m pytest -n 2 --dist loadfile -m "slow and not ray"
+	python -m pytest -n 2 --dist worksteal -m "not ray"
 	python -m pytest -m ray
 
 docs: env

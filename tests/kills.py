@@ -22,8 +22,7 @@ from typing import Any
 
 import psutil
 
-from tests.conftest import checkout
-from tests.test_pipeline import hashes, run, set_params
+from tests.conftest import checkout, hashes, run, set_params
 
 ROUNDS = 6
 LEFT = 90  # seconds in which all processes must have ended; two helpers of Ray's own look for the others for 60

@@ -115,9 +115,14 @@ SMALL_SPACE = {
 def test_every_configuration_of_a_small_space_is_refused_or_goes_on_exactly(
     strategy: str, folder: Path, test: Path, tmp_path: Path
 ):
-    """Two rounds of each, ended somewhere."""
+    """Two rounds of each, ended somewhere.
+
+    A third of the space with each strategy, and every configuration with a third of the strategies. Any three values
+    meet in a third: it has all combinations of all but `sampling`, each with one of the three samplings.
+    """
     chance, refused, equal = random.Random(strategy), 0, 0
-    for number, values in enumerate(itertools.product(*SMALL_SPACE.values())):
+    third = list(STRATEGIES).index(strategy) % 3
+    for number, values in [*enumerate(itertools.product(*SMALL_SPACE.values()))][third::3]:
         setting: dict[str, Any] = dict(zip(SMALL_SPACE, values, strict=True)) | {
             "strategy": strategy, "rounds": 2, "model": models(strategy), "compute": compute("threads"),
         }  # fmt: skip
@@ -131,7 +136,7 @@ def test_every_configuration_of_a_small_space_is_refused_or_goes_on_exactly(
         result, _ = interrupted(folder, test, tmp_path / f"part{number}", **ends, **setting)
         assert outcome(result) == outcome(whole), setting
         equal += 1
-    assert (refused, equal) == ((48, 48) if strategy in ("feddyn", "q-fedavg") else (0, 96))
+    assert (refused, equal) == ((16, 16) if strategy in ("feddyn", "q-fedavg") else (0, 32))
 
 
 @given(data=st.data())

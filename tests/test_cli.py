@@ -67,9 +67,14 @@ def test_the_program_starts_without_what_single_commands_need():
     assert SLOW & set(shown.stdout.split()) == set()
 
 
+@pytest.fixture(scope="module")
+def overview() -> str:
+    return fedpipe("--help").stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_lists_every_command_and_the_help_of_each_fits_100_columns_and_has_an_example(command: str):
-    assert f" {command} " in fedpipe("--help").stdout
+def test_help_lists_every_command_and_the_help_of_each_fits_100_columns_and_has_an_example(command: str, overview: str):
+    assert f" {command} " in overview
     shown = fedpipe(command, "--help", COLUMNS="100")
     assert shown.returncode == 0
     assert f"Usage: fedpipe {command}" in shown.stdout
@@ -77,9 +82,16 @@ def test_help_lists_every_command_and_the_help_of_each_fits_100_columns_and_has_
     assert max(map(len, shown.stdout.splitlines())) <= 100
 
 
+@pytest.fixture(scope="module")
+def overview_of_studies() -> str:
+    return fedpipe("study", "--help").stdout
+
+
 @pytest.mark.parametrize("command", ["check", "run", "show"])
-def test_the_help_of_each_command_on_studies_fits_100_columns_and_has_an_example(command: str):
-    assert f" {command} " in fedpipe("study", "--help").stdout
+def test_the_help_of_each_command_on_studies_fits_100_columns_and_has_an_example(
+    command: str, overview_of_studies: str
+):
+    assert f" {command} " in overview_of_studies
     shown = fedpipe("study", command, "--help", COLUMNS="100")
     assert re.search(rf"Examples?:\s+fedpipe study {command} studies/", shown.stdout)
     assert max(map(len, shown.stdout.splitlines())) <= 100
@@ -98,10 +110,10 @@ def test_python_runs_the_package_and_its_module_alike():
         assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
 
 
-def test_the_shell_completes_commands():
+def test_the_shell_completes_commands(overview: str):
     completed = fedpipe(_FEDPIPE_COMPLETE="complete_bash", COMP_WORDS="fedpipe re", COMP_CWORD="1")
     assert completed.stdout.split() == ["report", "reset"]
-    assert "--install-completion" in fedpipe("--help").stdout
+    assert "--install-completion" in overview
 
 
 def test_an_unknown_command_is_a_mistake_on_standard_error():
@@ -110,11 +122,17 @@ def test_an_unknown_command_is_a_mistake_on_standard_error():
     assert "reset" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def printed() -> subprocess.CompletedProcess[str]:
+    return fedpipe("params")
+
+
 class TestParams:
     """`fedpipe params` documents every parameter."""
 
-    def test_the_printed_parameters_are_valid_and_every_one_has_a_comment(self, tmp_path: Path):
-        printed = fedpipe("params")
+    def test_the_printed_parameters_are_valid_and_every_one_has_a_comment(
+        self, printed: subprocess.CompletedProcess[str], tmp_path: Path
+    ):
         path = tmp_path / "params.yaml"
         path.write_text(printed.stdout)
         checked = fedpipe("check", str(path))
@@ -129,8 +147,8 @@ class TestParams:
         assert max(map(len, lines)) <= 120
         assert printed.stderr == ""
 
-    def test_the_repositorys_file_is_what_it_prints(self):
-        assert fedpipe("params").stdout == (ROOT / "params.yaml").read_text()
+    def test_the_repositorys_file_is_what_it_prints(self, printed: subprocess.CompletedProcess[str]):
+        assert printed.stdout == (ROOT / "params.yaml").read_text()
 
     def test_the_page_of_parameters_is_what_it_prints_as_markdown(self):
         page = fedpipe("params", "--markdown").stdout

@@ -40,9 +40,8 @@ from fedpipe.models.parameters import initial_parameters, network_with, skeleton
 from fedpipe.pipeline import Pipeline, check, inputs
 from fedpipe.system.randomness import generator
 from fedpipe.training.images import normalised
-from tests.conftest import ROOT, cells, checkout
+from tests.conftest import ROOT, Reproduced, cells, once, run
 from tests.federations import MNIST
-from tests.test_pipeline import SMALL, run, set_params
 
 TEXTS = {
     str(file.relative_to(ROOT)): file.read_text()
@@ -162,13 +161,15 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project after `dvc repro` with small parameters on the sample, committed. Its copies share DVC's cache."""
-    folder = checkout(tmp_path_factory.mktemp("project"))
-    set_params(folder, SMALL)
-    run(f"dvc config --local cache.dir {tmp_path_factory.mktemp('cache')}", folder)
-    run("dvc repro && git add -A && git commit -q -m 'Small, on the sample'", folder)
-    return folder
+def project(reproduced: Reproduced, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project after `dvc repro`. Its copies share DVC's cache."""
+
+    def make(folder: Path) -> None:
+        cache = folder.with_name("cache of pages")
+        (reproduced.copy(folder) / ".dvc/cache").rename(cache)
+        run(f"dvc config --local cache.dir '{cache}'", folder)
+
+    return once("pages", make, tmp_path_factory)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpipe.engines import Compute
+from fedpipe.engines.base import RunTasks
 from fedpipe.engines.packing import pack, unpack
 from fedpipe.engines.ray import shares
 from fedpipe.system.errors import ParameterError, UserError
@@ -61,6 +62,18 @@ def process(shared: None, tasks: Iterable[int]) -> int:
     return os.getpid()
 
 
+def sleeps(shared: None, tasks: Iterable[int]) -> Sequence[int]:
+    done = []
+    for task in tasks:
+        time.sleep(0.2 * task)
+        done.append(task)
+    return done
+
+
+def takes_one(shared: None, tasks: Iterable[int]) -> int:
+    return next(iter(tasks))
+
+
 @dataclass(frozen=True)
 class Marks:
     """A job that leaves a file for each task it has begun."""
@@ -92,37 +105,69 @@ def test_machines_share_all_tasks_in_proportion_to_their_workers(tasks: int, wor
         assert abs(len(share) - tasks * number / sum(workers)) < 1
 
 
-@every
-def test_every_task_is_run_once_and_a_call_shares_its_own_value(engine: str):
-    shared = torch.arange(3.0)
-    with compute(engine).start() as run_tasks:
+@pytest.fixture(scope="class", params=ENGINES)
+def run_tasks(request: pytest.FixtureRequest) -> Iterator[RunTasks]:
+    with compute(request.param).start() as run_tasks:
+        list(run_tasks(process, None, range(4)))  # workers have started
+        yield run_tasks
+
+
+class TestStarted:
+    """What holds of an engine that has started, again and again, whatever became of its calls before."""
+
+    def test_every_task_is_run_once_and_a_call_shares_its_own_value(self, run_tasks: RunTasks):
+        shared = torch.arange(3.0)
         assert merged(run_tasks(times, shared, range(30))) == {task: (shared * task).tolist() for task in range(30)}
         again = merged(run_tasks(times, shared + 1, range(3)))
         assert again == {task: ((shared + 1) * task).tolist() for task in range(3)}
+
+    def test_results_come_as_their_tasks_end(self, run_tasks: RunTasks):
+        """The first one sleeps longest."""
+        order = [part[0] for part in run_tasks(sleeps, None, [4, 0, 0, 1])]
+        assert order[-1] == 4
+
+    def test_an_exception_is_raised_in_place_of_its_result(self, run_tasks: RunTasks):
+        with pytest.raises(ParameterError) as error:
+            list(run_tasks(fails_at_three, None, range(6)))
+        assert str(error.value) == "three: is too many"
+        assert sorted(task for part in run_tasks(fails_at_three, None, range(3)) for task in part) == [0, 1, 2]
+
+    def test_a_worker_has_one_torch_thread(self, run_tasks: RunTasks):
+        assert sum(run_tasks(threads_of_torch, None, range(4))) == 4
+
+    def test_results_are_few(self, run_tasks: RunTasks, tmp_path: Path):
+        """A worker makes one result of all that it does in a second."""
+        start = time.monotonic()
+        results = list(run_tasks(Marks(tmp_path), None, range(2000)))
+        assert len(results) <= 2 * (1 + time.monotonic() - start)
+        assert sorted(task for done in results for task in done) == list(range(2000))
+
+    def test_results_tell_of_progress(self, run_tasks: RunTasks, tmp_path: Path):
+        job = Marks(tmp_path, seconds=0.3)
+        results = run_tasks(job, None, range(14))
+        done = next(results)
+        assert job.begun() < 14
+        done = sorted(done + [task for more in results for task in more])
+        assert done == list(range(14))
+
+    def test_whoever_stops_iterating_ends_the_call(self, run_tasks: RunTasks, tmp_path: Path):
+        job = Marks(tmp_path, seconds=0.3)
+        for _ in run_tasks(job, None, range(40)):
+            break
+        assert merged(run_tasks(times, torch.ones(1), [1, 2])) == {1: [1.0], 2: [2.0]}
+        begun = job.begun()
+        assert begun < 20
+        time.sleep(1)
+        assert job.begun() <= begun + 2
+
+    def test_what_a_job_does_not_take_another_call_is_handed(self, run_tasks: RunTasks):
+        assert sorted(run_tasks(takes_one, None, range(1100))) == list(range(1100))
 
 
 @every
 def test_no_task_is_no_result(engine: str):
     with compute(engine).start() as run_tasks:
         assert list(run_tasks(times, torch.zeros(1), [])) == []
-
-
-@every
-def test_results_come_as_their_tasks_end(engine: str):
-    """The first one sleeps longest."""
-
-    with compute(engine).start() as run_tasks:
-        list(run_tasks(process, None, range(4)))  # workers have started
-        order = [part[0] for part in run_tasks(sleeps, None, [4, 0, 0, 1])]
-    assert order[-1] == 4
-
-
-def sleeps(shared: None, tasks: Iterable[int]) -> Sequence[int]:
-    done = []
-    for task in tasks:
-        time.sleep(0.2 * task)
-        done.append(task)
-    return done
 
 
 @every
@@ -137,66 +182,6 @@ def test_results_belong_to_their_receiver(engine: str):
                 results[task] = result
         assert {task: result.unique().tolist() for task, result in results.items()} == {k: [k + 0.5] for k in range(6)}
     assert shared.unique().tolist() == [1]
-
-
-@every
-def test_an_exception_is_raised_in_place_of_its_result(engine: str):
-    with compute(engine).start() as run_tasks:
-        with pytest.raises(ParameterError) as error:
-            list(run_tasks(fails_at_three, None, range(6)))
-        assert str(error.value) == "three: is too many"
-        assert sorted(task for part in run_tasks(fails_at_three, None, range(3)) for task in part) == [0, 1, 2]
-
-
-@every
-def test_a_worker_has_one_torch_thread(engine: str):
-    with compute(engine).start() as run_tasks:
-        assert sum(run_tasks(threads_of_torch, None, range(4))) == 4
-
-
-@every
-def test_results_are_few(engine: str, tmp_path: Path):
-    """A worker makes one result of all that it does in a second."""
-    with compute(engine).start() as run_tasks:
-        list(run_tasks(process, None, range(2)))  # workers have started
-        start = time.monotonic()
-        results = list(run_tasks(Marks(tmp_path), None, range(2000)))
-        assert len(results) <= 2 * (1 + time.monotonic() - start)
-    assert sorted(task for done in results for task in done) == list(range(2000))
-
-
-@every
-def test_results_tell_of_progress(engine: str, tmp_path: Path):
-    job = Marks(tmp_path, seconds=0.3)
-    with compute(engine).start() as run_tasks:
-        results = run_tasks(job, None, range(14))
-        done = next(results)
-        assert job.begun() < 14
-        done = sorted(done + [task for more in results for task in more])
-    assert done == list(range(14))
-
-
-@every
-def test_whoever_stops_iterating_ends_the_call(engine: str, tmp_path: Path):
-    job = Marks(tmp_path, seconds=0.3)
-    with compute(engine).start() as run_tasks:
-        for _ in run_tasks(job, None, range(40)):
-            break
-        assert merged(run_tasks(times, torch.ones(1), [1, 2])) == {1: [1.0], 2: [2.0]}
-        begun = job.begun()
-        assert begun < 20
-        time.sleep(1)
-        assert job.begun() <= begun + 2
-
-
-@every
-def test_what_a_job_does_not_take_another_call_is_handed(engine: str):
-    with compute(engine).start() as run_tasks:
-        assert sorted(run_tasks(takes_one, None, range(1100))) == list(range(1100))
-
-
-def takes_one(shared: None, tasks: Iterable[int]) -> int:
-    return next(iter(tasks))
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])

@@ -43,6 +43,14 @@ from tests.federations import (
     weights_of,
 )  # fmt: skip
 
+Rounds = list[tuple[ServerState, Round]]
+
+
+@pytest.fixture(scope="module")
+def usual(folder: Path, test: Path) -> Rounds:
+    """The rounds of the usual experiment."""
+    return federate(folder, test)
+
 
 def locally_trained(start: Parameters, folder: Path, round: int, client: int, seed: int) -> dict[str, np.ndarray]:
     """The client's model, from its file alone, by the training loop that test_training checks."""
@@ -59,10 +67,10 @@ def locally_trained(start: Parameters, folder: Path, round: int, client: int, se
     return {name: tensor.double().numpy() for name, tensor in parameters_of(network).items()}
 
 
-def test_each_round_is_the_mean_of_the_cohorts_models_weighted_by_their_examples(folder: Path, test: Path):
+def test_each_round_is_the_mean_of_the_cohorts_models_weighted_by_their_examples(folder: Path, usual: Rounds):
     parameters = start_of()
     torch.set_num_threads(1)
-    for state, round in federate(folder, test):
+    for state, round in usual:
         cohort = [report.client for report in round.clients]
         models = [locally_trained(parameters, folder, round.number, client, seed=11) for client in cohort]
         weights = weights_of(cohort) / weights_of(cohort).sum()
@@ -95,9 +103,11 @@ def test_whole_shard_batches_of_all_clients_are_a_gradient_step_on_the_whole_dat
 
 @pytest.mark.parametrize("engine", ["threads", "processes", "ray"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_the_result_depends_neither_on_the_engine_nor_on_the_workers(folder: Path, test: Path, engine, workers: int):
+def test_the_result_depends_neither_on_the_engine_nor_on_the_workers(
+    folder: Path, test: Path, usual: Rounds, engine: Any, workers: int
+):
     compute = Compute(engine=engine, workers=workers, device="cpu")
-    for (one, a), (other, b) in zip(federate(folder, test), federate(folder, test, compute=compute), strict=True):
+    for (one, a), (other, b) in zip(usual, federate(folder, test, compute=compute), strict=True):
         assert same(one.parameters, other.parameters)
         assert a.clients == b.clients
         assert a.row() == b.row()
@@ -220,11 +230,10 @@ def test_bfloat16_trains_almost_as_float32_does(folder: Path, test: Path):
     assert b.row()["test_accuracy"] == pytest.approx(a.row()["test_accuracy"], abs=0.05)
 
 
-def test_going_on_from_a_round_gives_what_an_uninterrupted_run_gives(folder: Path, test: Path):
-    whole = federate(folder, test)
-    rest = federate(folder, test, state=whole[0][0])
+def test_going_on_from_a_round_gives_what_an_uninterrupted_run_gives(folder: Path, test: Path, usual: Rounds):
+    rest = federate(folder, test, state=usual[0][0])
     assert [round.number for _, round in rest] == [2, 3]
-    assert same(whole[-1][0].parameters, rest[-1][0].parameters)
+    assert same(usual[-1][0].parameters, rest[-1][0].parameters)
 
 
 def test_another_seed_gives_another_model(folder: Path, test: Path):
@@ -257,13 +266,12 @@ def test_a_client_reports_what_its_model_does_on_its_own_examples(folder: Path, 
     assert update.report.loss == pytest.approx(found.loss, rel=1e-4)
 
 
-def test_what_is_evaluated_changes_no_model(folder: Path, test: Path):
-    often = federate(folder, test)
+def test_what_is_evaluated_changes_no_model(folder: Path, test: Path, usual: Rounds):
     seldom = federate(folder, test, evaluate_every=2, evaluate_clients=False)
-    assert same(often[-1][0].parameters, seldom[-1][0].parameters)
+    assert same(usual[-1][0].parameters, seldom[-1][0].parameters)
     assert [round.test is None for _, round in seldom] == [True, False, False]  # the last always is
     assert seldom[0][1].row()["test_accuracy"] is None
-    for (_, one), (_, other) in zip(often[1:], seldom[1:], strict=True):
+    for (_, one), (_, other) in zip(usual[1:], seldom[1:], strict=True):
         # The clients' figures travel with their updates.
         assert one.row() | {"bytes_up": None} == other.row() | {"bytes_up": None}
         assert one.bytes_up > other.bytes_up

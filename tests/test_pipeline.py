@@ -1,79 +1,28 @@
 """Whole pipelines, as a user runs them, in a git repository of their own, on the offline sample."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
-from tests.conftest import checkout
+from tests.conftest import SAMPLE, Reproduced, hashes, ran, restored, run, set_params
 
 pytestmark = pytest.mark.slow
 
-SMALL = {
-    "federated.rounds": 2,
-    "federated.local.epochs": 1,
-    "baseline.epochs": 2,
-    "download.retries": 0,
-}
-SAMPLE = "MNIST sample (5,000 images)"
-
-
-def run(command: str, folder: Path, *, fails: bool = False) -> str:
-    """Runs a command line with this Python's programs first in the path; returns all it prints."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command, shell=True, cwd=folder, text=True, env=os.environ | {"PATH": path, "COLUMNS": "100"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert (done.returncode != 0) == fails, done.stdout
-    return done.stdout
-
-
-def ran(output: str) -> list[str]:
-    """The stages that a `dvc` command ran."""
-    return re.findall(r"Running stage '(\w+)'", output)
-
-
-def restored(output: str) -> list[str]:
-    """The stages whose outputs it took from the run-cache."""
-    return re.findall(r"Stage '(\w+)' is cached - skipping run", output)
-
-
-def set_params(folder: Path, changes: Mapping[str, object]) -> None:
-    yaml = YAML()
-    document = yaml.load(folder / "params.yaml")
-    for dotted, value in changes.items():
-        *path, last = dotted.split(".")
-        block = document
-        for key in path:
-            block = block[key]
-        block[last] = value
-    yaml.dump(document, folder / "params.yaml")
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """The hash of every output, by dvc.lock."""
-    stages = YAML(typ="safe", pure=True).load(folder / "dvc.lock")["stages"]
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
-
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project after `dvc repro` with small parameters and no network, committed."""
-    folder = checkout(tmp_path_factory.mktemp("project"))
-    set_params(folder, SMALL)
-    output = run("dvc repro", folder)
-    assert ran(output) == ["check", "download", "partition", "federated", "baseline", "local", "compare", "report"]
-    assert "THIS IS NOT MNIST" in output
-    run("git add -A && git commit -q -m 'Small, on the sample'", folder)
-    return folder
+def project(reproduced: Reproduced, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project after `dvc repro`, in which the tests follow each other: each leaves it as it was."""
+    return reproduced.copy(tmp_path_factory.mktemp("project") / "project")
+
+
+def test_the_first_repro_runs_every_stage_and_says_that_the_sample_is_not_mnist(reproduced: Reproduced):
+    assert ran(reproduced.output) == [
+        "check", "download", "partition", "federated", "baseline", "local", "compare", "report",
+    ]  # fmt: skip
+    assert "THIS IS NOT MNIST" in reproduced.output
 
 
 def test_every_report_names_the_sample(project: Path):
@@ -155,13 +104,15 @@ def test_an_edited_figure_is_drawn_again(project: Path):
 
 
 def test_a_forced_repro_makes_the_same_bits_whatever_the_workers(project: Path):
-    before = hashes(project)
-    for workers in (1, 3):
-        set_params(project, {"compute.workers": workers})
-        assert ran(run("dvc repro -f", project)) == [
-            "check", "download", "partition", "federated", "baseline", "local", "compare", "report",
-        ]  # fmt: skip
-        assert hashes(project) == before
+    before = hashes(project)  # of as many workers as there are cores
+    set_params(project, {"compute.workers": 3})
+    assert ran(run("dvc repro -f", project)) == [
+        "check", "download", "partition", "federated", "baseline", "local", "compare", "report",
+    ]  # fmt: skip
+    assert hashes(project) == before
+    set_params(project, {"compute.workers": 1})
+    assert ran(run("dvc repro -f --single-item federated local", project)) == ["federated", "local"]  # which have them
+    assert hashes(project) == before
     set_params(project, {"compute.workers": "auto"})
     run("dvc repro", project)
     assert run("git status --porcelain", project) == ""
@@ -323,7 +274,7 @@ def test_an_experiment_takes_any_partition_and_any_strategy(project: Path):
     output = run(
         "dvc exp run -S partition.scheme=dirichlet+quantity+feature -S partition.dirichlet.alpha=0.3 "
         "-S partition.holdout=0.2 -S federated.strategy=scaffold -S federated.dropout=0.4 -S federated.min_updates=4 "
-        "-S federated.local.batch_size=null -S model.name=logistic",
+        "-S federated.local.batch_size=null -S model.name=reference-cnn",
         project,
     )
     assert ran(output) == ["check", "partition", "federated", "baseline", "local", "compare", "report"]

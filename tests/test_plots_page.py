@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import vl_convert
 
-from tests.conftest import ROOT, checkout
-from tests.test_pipeline import run
+from tests.conftest import ROOT, checkout, run
 
 PAGE = (ROOT / ".dvc/plots-page.html").read_text()
 SCRIPT = PAGE[PAGE.index("<script>") : PAGE.index("</script>")]

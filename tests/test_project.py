@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import ROOT, checkout
-from tests.test_pipeline import run
+from tests.conftest import ROOT, checkout, run, set_params
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -91,6 +90,8 @@ def test_the_hooks_run_programs_of_the_environment():
 @pytest.mark.slow
 def test_the_report_of_a_pull_request_tells_what_changed_and_leaves_the_checkout_alone(tmp_path: Path):
     project = checkout(tmp_path)
+    set_params(project, {"model.name": "logistic"})
+    run("git commit -q -a -m 'A small model'", project)
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(
         re.sub(r"^    lr: 0\.001$", "    lr: 0.003", text, count=1, flags=re.MULTILINE)

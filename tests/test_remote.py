@@ -1,7 +1,6 @@
 """The commands of docs/how-to/remote.md, as they stand there, on a real S3 server and on a shared folder."""
 
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, checkout
-from tests.test_pipeline import SMALL, hashes, ran, restored, run, set_params
+from tests.conftest import ROOT, Reproduced, hashes, ran, restored, run
 
 pytestmark = pytest.mark.slow
 
@@ -27,15 +25,6 @@ def blocks(heading: str) -> list[str]:
     found = re.findall(r"^```\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
     assert found, heading
     return found
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the project after `dvc repro` with small parameters on the sample, committed."""
-    folder = checkout(tmp_path_factory.mktemp("project"))
-    set_params(folder, SMALL)
-    run("dvc repro && git add -A && git commit -q -m 'Small, on the sample'", folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +75,7 @@ def no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.usefixtures("no_keys")
 @pytest.mark.parametrize("kind", ["An S3 bucket", "A shared folder"])
 def test_what_one_clone_pushes_another_pulls_and_trains_nothing(
-    kind: str, project: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, reproduced: Reproduced, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     here = {
         "https://s3.example.org": s3,
@@ -108,7 +97,7 @@ def test_what_one_clone_pushes_another_pulls_and_trains_nothing(
     [release, get] = blocks("Release a model")
 
     author, other = tmp_path / "author", tmp_path / "fedpipe"
-    shutil.copytree(project, author, symlinks=True)
+    reproduced.copy(author)
     run("git clone -q --bare author fedpipe.git", tmp_path)
     run("git remote add origin ../fedpipe.git && git push -q -u origin main", author)
     follow(name_it, author)
@@ -128,7 +117,7 @@ def test_what_one_clone_pushes_another_pulls_and_trains_nothing(
     for clone in (author, other):
         assert run("git grep -e a-secret $(git rev-list --all) -- .dvc", clone, fails=True) == ""
 
-    assert set(ran(follow(experiment, author))) <= {"check", "federated", "local", "compare"}
+    assert set(ran(follow(experiment, author))) <= {"check", "federated", "local", "compare", "report"}
     run("dvc push --run-cache", author)
     run("dvc pull --run-cache", other)
     assert runs(other) == runs(author)
@@ -152,8 +141,8 @@ def test_what_one_clone_pushes_another_pulls_and_trains_nothing(
         (tmp_path / "model").unlink()
 
 
-def test_a_clone_without_the_data_answers_the_commands_that_the_guide_lists(project: Path, tmp_path: Path):
-    run(f"git clone -q {project} clone", tmp_path)
+def test_a_clone_without_the_data_answers_the_commands_that_the_guide_lists(reproduced: Reproduced, tmp_path: Path):
+    run(f"git clone -q {reproduced.folder} clone", tmp_path)
     clone = tmp_path / "clone"
     output = run("dvc repro --dry", clone, fails=True)
     assert "No such file or directory" in output
@@ -165,7 +154,7 @@ def test_a_clone_without_the_data_answers_the_commands_that_the_guide_lists(proj
     outputs = {command: run(command, clone) for command in commands}
     assert ran(outputs["dvc repro --dry --allow-missing"]) == []
     assert ran(outputs["dvc repro --dry --force"]) == [
-        "check", "download", "partition", "federated", "baseline", "local", "compare",
+        "check", "download", "partition", "federated", "baseline", "local", "compare", "report",
     ]  # fmt: skip
     run("git checkout -q HEAD^ -- params.yaml", clone)
     assert ran(run("dvc repro --dry --allow-missing", clone)) == ["check"]

@@ -24,7 +24,7 @@ from fedpipe.results.source import Revision, Workspace, source_of
 from fedpipe.studies import summary
 from fedpipe.system.errors import UserError
 from tests.conftest import ROOT
-from tests.test_pipeline import run as shell
+from tests.conftest import run as shell
 
 PLAIN = re.compile(r"<(script|style).*?</\1>|<[^>]+>", re.DOTALL)
 

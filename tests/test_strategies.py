@@ -561,9 +561,15 @@ def last(folder: Path, test: Path, states: Path, strategy: str, **settings: Any)
     return federate(folder, test, strategy=strategy, states=states, **{"local": SGD, **settings})[-1][0]
 
 
-def test_fedprox_with_mu_zero_is_fedavg(folder: Path, test: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def fedavg(folder: Path, test: Path, tmp_path_factory: pytest.TempPathFactory) -> ServerState:
+    """What FedAvg comes to, which others come to as well or do not."""
+    return last(folder, test, tmp_path_factory.mktemp("fedavg"), "fedavg")
+
+
+def test_fedprox_with_mu_zero_is_fedavg(folder: Path, test: Path, tmp_path: Path, fedavg: ServerState):
     prox = last(folder, test, tmp_path, "fedprox", block={"mu": 0.0})
-    assert same(prox.parameters, last(folder, test, tmp_path, "fedavg").parameters)
+    assert same(prox.parameters, fedavg.parameters)
 
 
 def test_fedprox_with_a_large_mu_stays_where_it_is(folder: Path, test: Path, tmp_path: Path):
@@ -594,9 +600,9 @@ def test_fednova_with_equal_steps_is_fedavg(sample: Dataset, test: Path, tmp_pat
     np.testing.assert_allclose(weights(nova), weights(avg), atol=1e-6)
 
 
-def test_fednova_with_unequal_steps_is_not_fedavg(folder: Path, test: Path, tmp_path: Path):
-    nova, avg = (last(folder, test, tmp_path, name) for name in ("fednova", "fedavg"))
-    assert np.abs(weights(nova) - weights(avg)).max() > 1e-3
+def test_fednova_with_unequal_steps_is_not_fedavg(folder: Path, test: Path, tmp_path: Path, fedavg: ServerState):
+    nova = last(folder, test, tmp_path, "fednova")
+    assert np.abs(weights(nova) - weights(fedavg)).max() > 1e-3
 
 
 @given(st.integers(1, 50), st.floats(0, 0.99))
@@ -636,14 +642,14 @@ def test_the_servers_sum_is_that_of_the_clients_states(
         np.testing.assert_allclose(state.strategy[SUMMED[strategy]], expected, atol=1e-7)
 
 
-def test_q_fedavg_with_q_zero_is_fedavg(folder: Path, test: Path, tmp_path: Path):
+def test_q_fedavg_with_q_zero_is_fedavg(folder: Path, test: Path, tmp_path: Path, fedavg: ServerState):
     fair = last(folder, test, tmp_path, "q-fedavg", block={"q": 0.0})
-    np.testing.assert_allclose(weights(fair), weights(last(folder, test, tmp_path, "fedavg")), atol=1e-5)
+    np.testing.assert_allclose(weights(fair), weights(fedavg), atol=1e-5)
 
 
-def test_fedavgm_without_momentum_is_fedavg(folder: Path, test: Path, tmp_path: Path):
+def test_fedavgm_without_momentum_is_fedavg(folder: Path, test: Path, tmp_path: Path, fedavg: ServerState):
     plain = last(folder, test, tmp_path, "fedavgm", block={"momentum": 0.0})
-    assert same(plain.parameters, last(folder, test, tmp_path, "fedavg").parameters)
+    assert same(plain.parameters, fedavg.parameters)
 
 
 @pytest.mark.slow

@@ -35,8 +35,7 @@ from fedpipe.system.live import Status
 from fedpipe.watch import terminal
 from fedpipe.watch.served import live_page
 from fedpipe.watch.state import Stage, State, counted, look
-from tests.conftest import ROOT, checkout
-from tests.test_pipeline import SMALL, hashes, run, set_params
+from tests.conftest import ROOT, SMALL, checkout, hashes, run, set_params
 
 ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -445,7 +444,7 @@ class TestPages:
 def test_a_pipeline_is_watched_from_its_first_training_to_its_last(tmp_path: Path):
     """With the results that it has when nobody watches, and nothing that git or DVC would notice."""
     folder = checkout(tmp_path / "project")
-    set_params(folder, SMALL)
+    set_params(folder, SMALL | {"model.name": "reference-cnn"})
     with started("fedpipe", "watch", folder, folder=ROOT) as watcher:
         run("dvc repro", folder)
         time.sleep(1.5)

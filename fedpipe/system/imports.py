@@ -28,11 +28,12 @@ def code(modules: Collection[str], roots: Collection[Path], *, but_not: Collecti
 @cache
 def _code(modules: tuple[str, ...], roots: tuple[Path, ...], but_not: tuple[str, ...]) -> dict[str, str]:
     found: dict[str, Path] = {}
-    ahead = list(modules)
+    ahead, looked_for = list(modules), set(but_not)
     while ahead:
         module = ahead.pop()
-        if module in found or module in but_not:
+        if module in looked_for:
             continue
+        looked_for.add(module)
         if file := _file(module, roots):
             found[module] = file
             ahead += _imported(file)
