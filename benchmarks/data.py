@@ -13,8 +13,9 @@ from benchmarks.workloads import Workload
 from fedpipe.data import datasets, store
 from fedpipe.data.datasets import Split
 from fedpipe.data.partition.iid import IID
-from fedpipe.system.files import write_json, write_tensors
+from fedpipe.system.files import write_json
 from fedpipe.system.randomness import generator
+from fedpipe.system.tensors import write_tensors
 
 DATASET = Path("data/dataset")
 

@@ -5,7 +5,7 @@ from statistics import fmean
 
 import numpy as np
 
-from fedpipe.data.partition.skew import gini
+from fedpipe.data.skew import gini
 
 
 def spread(values: np.ndarray) -> dict[str, float]:

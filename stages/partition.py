@@ -8,8 +8,8 @@ from fedpipe.config import file as params
 from fedpipe.config.section import Section, Seed
 from fedpipe.data import datasets, store
 from fedpipe.data.partition.settings import Partition
-from fedpipe.data.partition.skew import skew
 from fedpipe.data.shards import write_shards
+from fedpipe.data.skew import skew
 from fedpipe.system import console
 
 DATASET = Path("data/dataset")

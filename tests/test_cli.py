@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from fedpipe.config.template import paths
 from fedpipe.data import store
 from fedpipe.data.datasets import Dataset
-from fedpipe.data.partition.skew import skew
+from fedpipe.data.skew import skew
 from fedpipe.pipeline import Pipeline
 from fedpipe.results.population import SHOWN, Population
 from tests.conftest import ROOT

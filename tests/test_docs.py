@@ -29,7 +29,7 @@ from fedpipe import cli
 from fedpipe.config.section import Section, with_blocks
 from fedpipe.data.datasets import Dataset
 from fedpipe.data.partition import JOINED, PARTITIONERS
-from fedpipe.data.partition.skew import skew
+from fedpipe.data.skew import skew
 from fedpipe.data.sources import ORIGINALS, OWN
 from fedpipe.federated.aggregation.mean import Mean
 from fedpipe.federated.context import ClientContext, LocalResult, LocalTraining, ServerContext

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import read_json, read_tensors, replacing, write_json, write_table, write_tensors
+from fedpipe.system.files import read_json, replacing, write_json, write_table
+from fedpipe.system.tensors import read_tensors, write_tensors
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):

@@ -17,7 +17,7 @@ from fedpipe.data.partition.base import dirichlet
 from fedpipe.data.partition.feature import Feature
 from fedpipe.data.partition.quantity import Quantity
 from fedpipe.data.partition.settings import Partition
-from fedpipe.data.partition.skew import gini, skew
+from fedpipe.data.skew import gini, skew
 from fedpipe.data.store import label_counts
 from fedpipe.system.errors import UserError
 from fedpipe.system.randomness import generator

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedpipe.data.partition.settings import Partition
-from fedpipe.data.partition.skew import skew
+from fedpipe.data.skew import skew
 from fedpipe.data.store import label_counts
 
 datasets = pytest.importorskip("datasets", reason="flwr-datasets belongs to the extra `bench`")

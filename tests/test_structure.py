@@ -56,6 +56,7 @@ def graph() -> grimp.ImportGraph:
         ("baseline", ["models.two_nn"]),
         ("local", ["models.two_nn"]),
         ("compare", []),
+        ("report", []),
     ],
 )  # fmt: skip
 def test_a_stage_depends_on_exactly_the_code_it_imports_and_the_chosen_entries_of_tables(
@@ -113,6 +114,13 @@ def test_a_stage_starts_without_slow_modules_that_it_does_not_need(stage: str):
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     slow = {"dvc", "pandas", "matplotlib", "torchvision", "sklearn", "ray", "vl_convert", "sympy"}
     assert slow & set(shown.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("stage", ["compare", "report"])
+def test_a_stage_that_trains_nothing_starts_without_torch(stage: str):
+    code = f"import sys, stages.{stage}; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"dvc", "torch", "matplotlib", "sklearn"} & set(shown.stdout.split()) == set()
 
 
 def test_importing_the_package_imports_nothing_of_it():

@@ -25,6 +25,7 @@ from fedpipe.data import store
 from fedpipe.federated.state import ClientStates, ServerState
 from fedpipe.system import files
 from fedpipe.system.saved import save
+from fedpipe.system.tensors import write_tensors
 from tests.conftest import checkout, once, run, set_params
 
 SMALL: dict[str, object] = {
@@ -38,7 +39,7 @@ SMALL: dict[str, object] = {
     "compute.workers": 2,
     "compute.checkpoint_every": 0.0,
 }
-STAGES = ("check", "download", "partition", "federated", "baseline", "local", "compare")
+STAGES = ("check", "download", "partition", "federated", "baseline", "local", "compare", "report")
 LIVE = ("rounds.csv", "epochs.csv", "metrics.json")  # which grow while a stage runs
 SPACES = (0, 4, 16, 64, 256, 1024, 4096)  # kilobytes that are free
 slow = pytest.mark.slow
@@ -50,7 +51,7 @@ def write_shards(path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "tensors": lambda path: files.write_tensors(path, {"weights": torch.zeros(10_000)}),
+    "tensors": lambda path: write_tensors(path, {"weights": torch.zeros(10_000)}),
     "a table": lambda path: files.write_table(path, [{"round": number} for number in range(9_000)]),
     "JSON": lambda path: files.write_json(path, list(range(9_000))),
     "a state of the server": lambda path: save(ServerState(1, {"weights": torch.zeros(10_000)}), path),

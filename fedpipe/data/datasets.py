@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fedpipe.spec import DataSpec
 from fedpipe.system.errors import UserError
-from fedpipe.system.files import read_json, read_tensors, reading, sha256_of_tensors, write_json, write_tensors
+from fedpipe.system.files import read_json, reading, write_json
+from fedpipe.system.tensors import read_tensors, sha256_of_tensors, write_tensors
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from fedpipe.system.files import (
-    read_summed,
-    reading,
-    replacing,
-    sha256_of_tensors,
-    write_sums,
-    write_table,
-    write_tensors,
-)
+from fedpipe.system.files import read_summed, reading, replacing, write_sums, write_table
+from fedpipe.system.tensors import sha256_of_tensors, write_tensors
 
 MANIFEST = "manifest.csv"
 MAX_FILES = 1000

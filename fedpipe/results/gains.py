@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fedpipe.data.partition.skew import skew
+from fedpipe.data.skew import skew
 from fedpipe.fairness import own_labels_accuracy, spread
 from fedpipe.results.comparison import FEDERATED, LOCAL
 

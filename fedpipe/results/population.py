@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from fedpipe.data.partition.skew import skew
+from fedpipe.data.skew import skew
 from fedpipe.data.store import MANIFEST
 from fedpipe.results.comparison import read_table
 

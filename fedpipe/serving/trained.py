@@ -17,7 +17,7 @@ from fedpipe.models.parameters import Parameters, network_with, skeleton
 from fedpipe.models.settings import ModelChoice
 from fedpipe.spec import DataSpec
 from fedpipe.system.errors import ParameterError, UserError
-from fedpipe.system.files import read_header, read_tensors, write_tensors
+from fedpipe.system.tensors import read_header, read_tensors, write_tensors
 
 REMEDY = "`dvc repro` and `result.save` write such files"
 

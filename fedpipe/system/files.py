@@ -1,6 +1,7 @@
 """Read and write files. Each is written whole or not at all: beside its target first, then renamed over it.
 
-Tensors are stored as safetensors, tables as CSV and results as JSON, which need none of this code to be opened.
+Tables are stored as CSV and results as JSON, which need none of this code to be opened; tensors are in
+`fedpipe.system.tensors`, which takes a second to import.
 """
 
 import csv
@@ -20,14 +21,10 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError
 
 from fedpipe.system.errors import UserError, naming
 
-HEADER = "fedpipe"  # the key of the text in the header of a safetensors file
 SUMS = "SHA256SUMS"  # a file with the hashes of others in its folder
 FORGOTTEN = 24 * 3600  # seconds after which no living process can want its scratch folder back
 
@@ -74,24 +71,6 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: str | None = None) -> None:
-    """Write tensors by name as a safetensors file. Equal tensors and headers make equal bytes.
-
-    Args:
-        path: the file.
-        tensors: by name.
-        header: a text for the file's header. It is one text, because safetensors writes several in random order.
-    """
-    metadata = None if header is None else {HEADER: header}
-    with replacing(path) as new:
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, metadata)
-        except SafetensorError as error:
-            if refused := re.search(r"os error (\d+)", str(error)):  # such as a full disk
-                raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from None
-            raise
-
-
 @contextmanager
 def reading(path: str | Path, stage: str = "", *, part_of: Path | None = None) -> Iterator[None]:
     """Say in one line what is wrong with a file that the block reads.
@@ -120,22 +99,6 @@ def reading(path: str | Path, stage: str = "", *, part_of: Path | None = None) -
     except (SafetensorError, ValueError, LookupError, TypeError, csv.Error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: damaged ({reason[:100]}); {remedy}") from None
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name.
-
-    Raises:
-        UserError: the file is missing, or damaged.
-    """
-    with reading(path):
-        return load_file(path)
-
-
-def read_header(path: str | Path) -> str | None:
-    """Return the text that `write_tensors` wrote into the header of a safetensors file, or None if it wrote none."""
-    with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get(HEADER)
 
 
 def write_table(
@@ -225,11 +188,3 @@ def sha256_of_file(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of_tensors(*tensors: Tensor) -> str:
-    """Return the SHA-256 of tensors' values, as bytes in row-major order, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

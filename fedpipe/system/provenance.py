@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fedpipe.system.errors import UserError
 from fedpipe.system.files import write_json
 from fedpipe.system.programs import output_of
+
+if TYPE_CHECKING:
+    import torch
 
 FILE = Path("reports/provenance.json")
 RESULTS = "reports", "data", "models", "studies", "dvc.lock"  # what runs write, so that it is no change of what ran
@@ -27,7 +28,7 @@ MOST_CHANGED = 10  # files that are named
 MOST_EXPERIMENTS = 100  # that are looked through
 
 
-def write_provenance(stage: str, device: torch.device, sums: Path, seconds: float | None = None) -> None:
+def write_provenance(stage: str, device: "torch.device", sums: Path, seconds: float | None = None) -> None:
     """Write down what a stage's results were made on, beside what is known of other stages.
 
     Where a machine of the same kind has made the same results before, what is known stays as it is: it tells of the
@@ -109,12 +110,14 @@ def _commit() -> dict[str, Any]:
     return {"commit": commit, "changed": changed[:MOST_CHANGED]}
 
 
-def provenance(device: torch.device) -> dict[str, str]:
+def provenance(device: "torch.device") -> dict[str, str]:
     """Return the CPU type, the version of torch, and the device that trained, as provenance.json names them.
 
     Returns:
         The values of ``cpu``, ``torch`` and ``device``.
     """
+    import torch  # which takes a second, and is there where something trained
+
     return {
         "cpu": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
         "torch": torch.__version__,
