@@ -23,7 +23,7 @@ from mkdocs.structure.pages import Page
 
 from fedpipe.results.report import answer, page, question
 from fedpipe.results.run import read_run
-from fedpipe.results.source import Workspace
+from fedpipe.results.source import Revision
 from fedpipe.studies import outputs
 from fedpipe.studies.commands import missing_of, recorded
 from fedpipe.system.errors import UserError
@@ -87,7 +87,7 @@ class PageOfRun:
 def pages_of_runs() -> tuple[PageOfRun, ...]:
     """Return the pages of the default run and of each study of which results are committed, made from them."""
     with chdir(ROOT):
-        run = read_run(Workspace())
+        run = read_run(Revision("HEAD"))
         found = [PageOfRun("The default run", "reports/default.html", f"{question(run)} {answer(run)}", page(run))]
         for file in sorted(Path("studies").glob("*.yaml")):
             with suppress(UserError):  # nothing is recorded
