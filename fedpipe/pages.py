@@ -63,7 +63,8 @@ def repeats_of(run: Run, others: Sequence[summary.Run]) -> dict[str, Repeats]:
     for method in METRICS:
         over = summarise([values[method] for values in by_seed.values()])
         if over.mean is not None:
-            found[method] = Repeats(over.runs, over.mean, over.low, over.high)
+            low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (over.low, over.high))
+            found[method] = Repeats(over.runs, over.mean, low, high)
     return found
 
 

@@ -109,8 +109,9 @@ def _beside_local(run: Run) -> str:
         return f"{reach}."
     gaining = sum(gain > 0 for gain in compared["gain"])
     measure = MEASURES[compared["measure"].iloc[0]]
+    here = " in this run" if run.repeats else ""
     return (
-        f"{reach}; on {measure}, {gaining:,} of {len(compared):,} gain from federation, and the mean gain is "
+        f"{reach}; on {measure}, {gaining:,} of {len(compared):,} gain from federation{here}, and the mean gain is "
         f"{gain:+.2f} points."
     )
 
