@@ -9,7 +9,7 @@ from fedpipe.results.charts import MOST_POINTS, Chart
 from fedpipe.results.comparison import CENTRALISED, CLIENTS_SHOWN, FEDERATED, LOCAL
 from fedpipe.results.figures import specification
 from fedpipe.results.gains import MEASURES
-from fedpipe.results.limits import NORMAL, limits
+from fedpipe.results.limits import ENOUGH, chance, limits
 from fedpipe.results.page import render
 from fedpipe.results.run import Run
 from fedpipe.results.wording import NOTHING, Table, counted, number, percent, shown, thinned
@@ -227,7 +227,7 @@ def _distinguish(spec: dict[str, Any], runs: list[str]) -> None:
 
 def _limits_of_both(before: Run, after: Run) -> Iterator[tuple[str, str]]:
     """Yield what the two do not show, as titles and sentences: of the comparison itself, then what both lack."""
-    if max(before.seeds, after.seeds) < 3:
+    if max(before.seeds, after.seeds) < ENOUGH:
         yield (
             "Whether the difference is chance",
             "These are two runs, with a seed each. Runs that differ in nothing but their seed differ too: a study, or "
@@ -235,11 +235,12 @@ def _limits_of_both(before: Run, after: Run) -> Iterator[tuple[str, str]]:
         )
     accuracies = [run.accuracy(FEDERATED) for run in (before, after)]
     examples = min(before.test_examples, after.test_examples)
-    chance = NORMAL * sum(accuracy * (1 - accuracy) / examples for accuracy in accuracies) ** 0.5
-    if abs(accuracies[0] - accuracies[1]) <= chance:
+    by_chance = chance(examples, *accuracies)
+    if abs(accuracies[0] - accuracies[1]) <= by_chance:
         yield (
             "Which of the two is better",
-            f"With {examples:,} test images, {100 * chance:.2f} points may be chance, and the difference is no larger.",
+            f"With {examples:,} test images, {100 * by_chance:.2f} points may be chance, and the difference is no "
+            "larger.",
         )
     if before.dataset != after.dataset:
         yield (

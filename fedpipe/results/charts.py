@@ -44,11 +44,12 @@ def _accuracy_over_rounds(run: Run) -> Chart | None:
     spec = specification("accuracy", "Accuracy after each round", table, lines="method", x="round")
     rows = known.to_dict("records")
     first, last = rows[0], rows[-1]
+    goes = "rises" if last[on] > first[on] else "falls" if last[on] < first[on] else "goes"
     return Chart(
         "accuracy",
         "Over rounds",
-        f"Federated accuracy on the {run.evaluated_on} set {'rises' if last[on] >= first[on] else 'falls'} from "
-        f"{percent(first[on])} after round {first['round']} to {percent(last[on])} after round {last['round']}.",
+        f"Federated accuracy on the {run.evaluated_on} set {goes} from {percent(first[on])} after round "
+        f"{first['round']} to {percent(last[on])} after round {last['round']}.",
         spec,
         _round_table(run),
     )

@@ -46,15 +46,18 @@ def _not_shown(title: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def chance(run: Run) -> float:
-    """Return by how much the accuracies of two equally good models may differ by chance, on this test set.
+def chance(examples: int, *accuracies: float) -> float:
+    """Return by how much the accuracies of two models of equal quality may differ by chance.
+
+    Args:
+        examples: that each is tested on.
+        accuracies: of the two.
 
     Returns:
-        A fraction: half the width of the 95 % interval of a difference of two proportions. The models are tested on
-        the same images, which makes the true one smaller.
+        A fraction: half the width of the 95 % interval of a difference of two proportions, by the normal distribution.
+        Where both are tested on the same examples, the true one is smaller.
     """
-    variance = sum(accuracy * (1 - accuracy) for accuracy in map(run.accuracy, (FEDERATED, CENTRALISED)))
-    return NORMAL * math.sqrt(max(0.0, variance) / max(1, run.test_examples))
+    return NORMAL * math.sqrt(sum(accuracy * (1 - accuracy) for accuracy in accuracies) / max(1, examples))
 
 
 @_not_shown("How far chance goes")
@@ -130,7 +133,8 @@ def small_difference(run: Run) -> str | None:
     """The test set is too small for the difference between the methods."""
     if {FEDERATED, CENTRALISED} & {*run.diverged}:
         return None
-    gap, by_chance = abs(run.accuracy(FEDERATED) - run.accuracy(CENTRALISED)), chance(run)
+    accuracies = run.accuracy(FEDERATED), run.accuracy(CENTRALISED)
+    gap, by_chance = abs(accuracies[0] - accuracies[1]), chance(run.test_examples, *accuracies)
     if gap > by_chance:
         return None
     return (
