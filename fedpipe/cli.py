@@ -289,8 +289,11 @@ def compare(
     from fedpipe.results.changes import page, tables
     from fedpipe.results.run import read_run
     from fedpipe.results.source import source_of
+    from fedpipe.system.errors import UserError
     from fedpipe.system.files import write_text
 
+    if before == after:
+        raise UserError(f"{before}: named twice; a run beside itself shows nothing")
     runs = read_run(source_of(before)), read_run(source_of(after))
     if output:
         write_text(output, page(*runs))

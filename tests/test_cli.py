@@ -110,6 +110,11 @@ def test_python_runs_the_package_and_its_module_alike():
         assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
 
 
+def test_a_run_is_not_put_beside_itself():
+    done = fedpipe("compare", "HEAD", "HEAD")
+    assert (done.returncode, done.stderr) == (1, "HEAD: named twice; a run beside itself shows nothing\n")
+
+
 def test_the_shell_completes_commands(overview: str):
     completed = fedpipe(_FEDPIPE_COMPLETE="complete_bash", COMP_WORDS="fedpipe re", COMP_CWORD="1")
     assert completed.stdout.split() == ["report", "reset"]

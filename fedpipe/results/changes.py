@@ -148,10 +148,10 @@ def _charts(before: Run, after: Run) -> Iterator[Chart]:
         ("loss", "Loss over rounds", "round", ["train_loss", "validation_loss", "test_loss"]),
     ):
         table = pd.concat(
-            thinned(run.rounds.loc[:, ["dataset", x, *columns]], MOST_POINTS).assign(run=label)
+            thinned(run.rounds.loc[:, ["dataset", x, *columns]], MOST_POINTS).assign(rev=label)
             for label, run in runs.items()
         )
-        spec = specification(name, title, table, lines="run", x=x)
+        spec = specification(name, title, table, lines="rev", x=x)
         _distinguish(spec, list(runs))
         ends = "; ".join(
             f"{label} {number(run.loss(FEDERATED), 4) if name == 'loss' else percent(run.accuracy(FEDERATED))} after "
@@ -159,9 +159,9 @@ def _charts(before: Run, after: Run) -> Iterator[Chart]:
             for label, run in runs.items()
         )
         told = f"Federated training on {' and '.join(sorted(on))} data ends on the test set with: {ends}."
-        yield Chart(name, title, told, spec, Table("", [], []))
+        yield Chart(name, title, told, spec, _ends(runs))
     curves = pd.concat(
-        thinned(of, MOST_POINTS).assign(run=label)
+        thinned(of, MOST_POINTS).assign(rev=label)
         for label, run in runs.items()
         for _, of in run.curves.groupby("method", sort=False)
     )
@@ -170,7 +170,7 @@ def _charts(before: Run, after: Run) -> Iterator[Chart]:
         "Over training examples processed",
         "Federated, centralised and local training of both runs; shapes and dashes tell the trainings apart, colours "
         "the runs.",
-        specification("learning_curves", "Accuracy over what it cost", curves, lines="run"),
+        specification("learning_curves", "Accuracy over what it cost", curves, lines="rev"),
         Table(
             "The last evaluation of each training",
             ["run", "training", "accuracy", "loss"],
@@ -207,6 +207,19 @@ def _charts(before: Run, after: Run) -> Iterator[Chart]:
     )  # fmt: skip
 
 
+def _ends(runs: dict[str, Run]) -> Table:
+    """Return what federated training of each run ended with."""
+    return Table(
+        "Federated training on the test set, after the last round",
+        ["run", "rounds", "megabytes", "accuracy", "loss"],
+        [
+            [label, number(len(run.rounds)), number(run.rounds["bytes_total"].iloc[-1] / 1e6),
+             percent(run.accuracy(FEDERATED)), number(run.loss(FEDERATED), 4)]
+            for label, run in runs.items()
+        ],
+    )  # fmt: skip
+
+
 def _best_measure(before: Run, after: Run) -> str:
     """Return the measure that says most of each client: its own hold-out, else its own labels."""
     return next(
@@ -216,12 +229,10 @@ def _best_measure(before: Run, after: Run) -> str:
 
 def _distinguish(spec: dict[str, Any], runs: list[str]) -> None:
     """Have shapes tell the runs apart besides colours."""
-    names = [name[:1].upper() + name[1:] for name in runs]
     for layer in spec["layer"]:
         if layer["mark"].get("type") == "point":
             layer.setdefault("encoding", {})["shape"] = {
-                "field": "rev", "type": "nominal", "legend": None,
-                "scale": {"domain": names, "range": ["circle", "square"]},
+                "field": "rev", "type": "nominal", "scale": {"domain": runs, "range": ["circle", "square"]},
             }  # fmt: skip
 
 

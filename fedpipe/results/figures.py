@@ -68,11 +68,12 @@ def specification(
         template: the template's file name without ".json".
         title: of the figure.
         table: has a column for every field that the template names.
-        lines: the column whose values have a line and a colour each; None for a template without.
+        lines: the column whose values have a line and a colour each, ``rev`` if these are revisions; None for a
+            template without.
         x: the column that the figure runs over, for a template that leaves this open.
         y_label: what the values are, for a template that leaves this open.
     """
-    if lines:
+    if lines and lines != "rev":
         names = table[lines].astype(str)
         table = table.assign(rev=names.str[:1].str.upper() + names.str[1:])
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
