@@ -14,7 +14,7 @@ from fedpipe.results.report import page
 from fedpipe.results.run import Repeats, Run, read_run
 from fedpipe.results.source import source_of
 from fedpipe.studies import outputs, summary
-from fedpipe.studies.commands import recorded
+from fedpipe.studies.commands import results_of
 from fedpipe.studies.statistics import summarise
 from fedpipe.system.errors import UserError
 from fedpipe.system.files import write_text
@@ -78,10 +78,10 @@ def figures(revision: str) -> Iterator[tuple[str, str]]:
         yield chart.name, chart.title
     for file in sorted(STUDIES.glob("*.yaml")):
         try:
-            state, records, _ = recorded(file, say=lambda line: None)
+            results = results_of(file)
         except UserError:  # nothing is recorded
             continue
-        for name, title, _ in outputs.figures_of(state.study, records):
+        for name, title, _ in outputs.figures_of(*results):
             yield f"{file.stem}/{name}", title
 
 
@@ -102,8 +102,7 @@ def draw_figure(name: str, path: Path, format: Format, width: str, revision: str
     study, _, of_study = name.partition("/")
     if of_study:
         file = STUDIES / f"{study}.yaml"
-        state, records, _ = recorded(file, say=lambda line: None)
-        known = {one: chart for one, _, chart in outputs.figures_of(state.study, records)}
+        known = {one: chart for one, _, chart in outputs.figures_of(*results_of(file))}
         found = [one for one in known if one == of_study or one.startswith(f"{of_study}-")]
         if not found:
             raise UserError(f"{name}: no figure of {file}; there is {', '.join(f'{study}/{one}' for one in known)}")

@@ -29,7 +29,7 @@ from fedpipe.data.datasets import Dataset
 from fedpipe.pipeline import Pipeline, inputs
 from fedpipe.studies import commands
 from fedpipe.studies import plan as planning
-from fedpipe.studies.commands import check_study, run_study, show_study
+from fedpipe.studies.commands import check_study, results_of, run_study, show_study
 from fedpipe.studies.plan import Plan, Run
 from fedpipe.studies.records import Record, Store
 from fedpipe.studies.study import Study, read_study
@@ -552,6 +552,14 @@ class TestRecords:
         assert "made with other parameters, data or code" in capsys.readouterr().out
         assert contents() == before
         assert "To make all 8 anew takes about" in Path("studies/small/report.html").read_text()
+
+    def test_what_is_recorded_is_found_also_where_the_study_could_not_run(self, finished: Path):
+        path = write()
+        _, records = results_of(path)
+        path = write({"base/partition.clients": 1_000_000})  # of 4,000 examples
+        with pytest.raises(UserError, match="exceeds"):
+            show_study(path)
+        assert results_of(path) == (read_study(path), records)
 
     def test_a_run_that_was_written_in_part_is_run_again(self, finished: Path):
         path = write()

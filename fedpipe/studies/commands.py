@@ -134,6 +134,27 @@ def recorded(path: str | Path, say: Callable[[str], None] = console.say) -> tupl
     return state, records, True
 
 
+def results_of(path: str | Path) -> tuple[Study, list[Record]]:
+    """Return a study and the runs of it that count, also where its parameters do not go with the data that are here.
+
+    Args:
+        path: of the study's file.
+
+    Raises:
+        UserError: as `recorded`, and no run is recorded.
+    """
+    try:
+        state, records, _ = recorded(path, say=lambda line: None)
+        return state.study, records
+    except UserError:
+        study = read_study(path)
+        found = [record for record in Store(folder_of(path), study).read().values() if record.phase == "final"]
+        records = [one for one in found if all(one.labels[axis] in labels for axis, labels in study.axes.items())]
+        if not records:
+            raise
+        return study, records
+
+
 def workers_of(value: str | None) -> Workers | None:
     """Return the workers that a text on the command line means.
 
