@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -70,6 +71,14 @@ def no_network(tmp_path_factory: pytest.TempPathFactory):
         patch.delenv("FEDPIPE_DATA", raising=False)
         patch.delenv("FEDPIPE_MNIST", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_works():
+    """Also where the tests run in the background of a shell, which has its programs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

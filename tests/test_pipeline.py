@@ -263,7 +263,7 @@ def test_another_cpu_type_with_the_same_results_changes_the_provenance_and_its_p
     (tmp_path / "faked/sitecustomize.py").write_text(ANOTHER_CPU)
     output = run(f"PYTHONPATH={tmp_path / 'faked'} dvc repro", tmp_path / "clone")
     assert "federated" in ran(output)
-    assert run("git status --porcelain", tmp_path / "clone") == " M dvc.lock\n M reports/provenance.json\n"
+    assert run("git status --porcelain", tmp_path / "clone") == "M  dvc.lock\n M reports/provenance.json\n"
     before, after = (hashes(folder) for folder in (project, tmp_path / "clone"))
     assert {path for path in before if before[path] != after[path]} == {"reports/report.html"}
     told = json.loads((tmp_path / "clone/reports/provenance.json").read_text())

@@ -199,6 +199,7 @@ CLOSED = {  # what may not be read or written
     "baseline": ["data/dataset/train.safetensors", ".fedpipe/checkpoints"],
     "local": ["data/dataset/test.safetensors", "data/shards", "data/shards/client-00002.safetensors"],
     "compare": ["reports/federated/rounds.csv", "reports/baseline", "reports/figures"],
+    "report": ["reports/federated/rounds.csv", "data/dataset/dataset.json", "reports/audit.json"],
 }
 
 
