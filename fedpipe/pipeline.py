@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,10 @@ def inputs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
     alone = LocalExperiment(
         seed=pipeline.seed, model=pipeline.model, federated=federated, local=pipeline.local, compute=pipeline.compute
     )
-    counting, defaults = _counting(pipeline), flat(Pipeline().model_dump(mode="json"))
+    counting = _counting(pipeline)
     shown = {
-        "defaults": {name: defaults[name] for name in counting if name in defaults},
-        "pages": {file.name: sha256_of_file(file) for file in sorted(PAGES.iterdir()) if file.is_file()},
+        "defaults": {name: _defaults()[name] for name in counting if name in _defaults()},
+        "pages": _pages(),
     }
     parameters: dict[str, dict[str, Any]] = {
         "download": {"download": in_use["download"]},
@@ -129,6 +130,19 @@ def _counting(pipeline: Pipeline) -> dict[str, Any]:
     in_use = pipeline.in_use()
     in_use["compute"] = {name: in_use["compute"][name] for name in COMPUTE_OF_RESULTS}
     return flat(in_use)
+
+
+# Of both there is one in a process, and a study asks for the inputs of hundreds of runs.
+@cache
+def _defaults() -> dict[str, Any]:
+    """Return the defaults of all parameters, by dotted path."""
+    return flat(Pipeline().model_dump(mode="json"))
+
+
+@cache
+def _pages() -> dict[str, str]:
+    """Return the SHA-256 of each template of pages."""
+    return {file.name: sha256_of_file(file) for file in sorted(PAGES.iterdir()) if file.is_file()}
 
 
 def spec_of(pipeline: Pipeline) -> DataSpec | None:

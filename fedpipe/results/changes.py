@@ -270,11 +270,12 @@ def _limits_of_both(before: Run, after: Run) -> Iterator[tuple[str, str]]:
             "Which parameter did it",
             "More than one parameter differs. What comes of each, only runs that differ in one tell.",
         )
-    others = {limit.name: limit for run in (before, after) for limit in limits(run)}
+    found = {run.name: {limit.name: limit for limit in limits(run)} for run in (before, after)}
+    others = {name: limit for of_run in found.values() for name, limit in of_run.items()}
     seen = {"few_seeds", "small_difference", "unequal_cost"}
     for name, limit in others.items():
         if name not in seen:
-            who = [run.name for run in (before, after) if any(one.name == name for one in limits(run))]
+            who = [run for run, of_run in found.items() if name in of_run]
             yield limit.title, limit.sentence if len(who) == 2 else f"Of {who[0]}: {limit.sentence}"
 
 

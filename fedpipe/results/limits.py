@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from fedpipe.results.comparison import CENTRALISED, FEDERATED, LOCAL
 from fedpipe.results.run import Run
+from fedpipe.results.wording import counted
 
 FEW_CLIENTS = 20
 ENOUGH = 3  # seeds, for an interval
@@ -94,7 +95,7 @@ def diverged(run: Run) -> str | None:
     if not run.diverged:
         return None
     who = [
-        f"{_counted(run.figures[LOCAL]['clients_diverged'], 'client')} alone" if method == LOCAL else NAMES[method]
+        f"{counted(run.figures[LOCAL]['clients_diverged'], 'client')} alone" if method == LOCAL else NAMES[method]
         for method in run.diverged
     ]
     return (
@@ -187,8 +188,8 @@ def never_drawn(run: Run) -> str | None:
     if missing <= 0:
         return None
     return (
-        f"{_counted(missing, 'client')} of {run.population:,} {'was' if missing == 1 else 'were'} never drawn in "
-        f"{_counted(len(run.rounds), 'round')}: the model has learnt nothing from {'its' if missing == 1 else 'their'} "
+        f"{counted(missing, 'client')} of {run.population:,} {'was' if missing == 1 else 'were'} never drawn in "
+        f"{counted(len(run.rounds), 'round')}: the model has learnt nothing from {'its' if missing == 1 else 'their'} "
         "examples."
     )
 
@@ -201,12 +202,12 @@ def not_all_counted(run: Run) -> str | None:
     if not (refused or lost or dropped or skipped):
         return None
     told = [
-        f"{_counted(number, 'update')} {verb}"
+        f"{counted(number, 'update')} {verb}"
         for number, verb in ((refused, "refused"), (lost, "lost"), (dropped, "dropped by the simulation"))
         if number
     ]
     if skipped:
-        told.append(f"{_counted(skipped, 'round')} skipped")
+        told.append(f"{counted(skipped, 'round')} skipped")
     return (
         f"Not all that clients sent was used: {', '.join(told)}. If these clients' data differ from the others', the "
         "model is biased against them."
@@ -267,7 +268,3 @@ def simulated(run: Run) -> str | None:
         "Clients were simulated on the machines that trained. Nothing here tells how long training takes over real "
         "networks, or who of real people's devices would take part."
     )
-
-
-def _counted(number: float, unit: str) -> str:
-    return f"{int(number):,} {unit}" if number == 1 else f"{int(number):,} {unit}s"

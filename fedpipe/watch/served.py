@@ -153,7 +153,7 @@ async def _serve(folder: Path, host: str, port: int) -> None:
 def _live(folder: Path) -> tuple[str, str]:
     state = look(folder)
     still = replace(state, stages=tuple(replace(stage, now=stage.status.changed) for stage in state.stages))
-    return live_page(state), _digest(live_page(still))
+    return live_page(state), _digest(repr((still, sorted(pages(folder)))))
 
 
 def _report(file: Path) -> Page:
