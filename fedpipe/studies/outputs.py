@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 RESULTS, MARKDOWN, LATEX, FIGURES = "results.csv", "table.md", "table.tex", "figures"
 PAGE = "report.html"
 
+Drawn = tuple[str, str, dict[str, Any]]  # the name of a figure, its title, and a Vega-Lite specification
+
 
 @dataclass(frozen=True, repr=False)
 class Results:
@@ -66,8 +68,9 @@ def write(study: Study, records: Sequence[Record], folder: Path, missing: Missin
     text = "\n\n".join([*parts, *_chosen(study, records)]) + "\n"
     write_text(folder / MARKDOWN, text)
     write_text(folder / LATEX, "\n\n".join(table.as_latex() for table in shown) + "\n")
-    _draw(study, records, folder / FIGURES)
-    write_text(folder / PAGE, page(study, records, folder.name, missing))
+    figures = list(figures_of(study, records))
+    _draw(figures, folder / FIGURES)
+    write_text(folder / PAGE, _page(study, records, folder.name, missing, shown, figures))
     return Results(study, records, text)
 
 
@@ -80,10 +83,16 @@ def page(study: Study, records: Sequence[Record], name: str, missing: Missing = 
         name: of the study.
         missing: what is not there.
     """
+    return _page(study, records, name, missing, tables_of(study, records), list(figures_of(study, records)))
+
+
+def _page(
+    study: Study, records: Sequence[Record], name: str, missing: Missing, shown: "Sequence[tables.Table]",
+    figures: Sequence[Drawn],
+) -> str:  # fmt: skip
     from fedpipe.studies import report  # which takes a second
 
-    figures = [(file, title, chart) for file, title, chart in figures_of(study, records)]
-    return report.page(study, records, name, missing, tables_of(study, records), figures, _about(study, records))
+    return report.page(study, records, name, missing, shown, figures, _about(study, records))
 
 
 def tables_of(study: Study, records: Sequence[Record]) -> "list[tables.Table]":
@@ -91,11 +100,13 @@ def tables_of(study: Study, records: Sequence[Record]) -> "list[tables.Table]":
     return [_table(study, layout, records) for layout in _layouts(study)]
 
 
-def figures_of(study: Study, records: Sequence[Record]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def figures_of(study: Study, records: Sequence[Record]) -> Iterator[Drawn]:
     """Yield the study's figures: name, what tells each from others, and a Vega-Lite specification.
 
     Where there are axes that a figure does not show, there is one for each of their settings.
     """
+    if not study.figures:
+        return
     from fedpipe.studies import curves  # which takes a second
 
     for number, figure in enumerate(study.figures, start=1):
@@ -186,16 +197,16 @@ def _chosen(study: Study, records: Sequence[Record]) -> Iterator[str]:
         )
 
 
-def _draw(study: Study, records: Sequence[Record], folder: Path) -> None:
+def _draw(figures: Sequence[Drawn], folder: Path) -> None:
     """Draw the pictures."""
-    if not study.figures:
+    if not figures:
         shutil.rmtree(folder, ignore_errors=True)
         return
     from fedpipe.results.figures import render  # which takes a second
 
     with replacing(folder) as new:
         new.mkdir()
-        for name, _, chart in figures_of(study, records):
+        for name, _, chart in figures:
             render(chart, new / f"{name}.png", colours=None)
 
 

@@ -13,7 +13,6 @@ from fedpipe.studies.statistics import MIN_RUNS
 from fedpipe.studies.study import Study
 
 GOOD = 5  # seeds: fewer give intervals that are hardly of use
-MOST_POINTS = 60  # of a figure's numbers
 
 
 @dataclass(frozen=True)
@@ -182,18 +181,8 @@ def _runs(study: Study, records: Sequence[Record]) -> Table:
             value = None if record.state == "failed" else record.value(measure)
             values.append(percent(value) if measure.is_fraction else number(value))
         tuned = [record.tuned.get(name, NOTHING) for name in study.tuned]
-        rows.append(
-            [
-                *record.labels.values(),
-                *tuned,
-                str(record.seed),
-                record.state,
-                *values,
-                number(record.seconds, 1),
-                record.key,
-            ]
-        )
-        if record.reason:
-            rows[-1][rows[-1].index(record.state)] = f"failed: {record.reason}"
+        state = f"failed: {record.reason}" if record.reason else record.state
+        seconds = number(record.seconds, 1)
+        rows.append([*record.labels.values(), *tuned, str(record.seed), state, *values, seconds, record.key])
     heads = [*study.axes, *study.tuned, "seed", "state", *study.measures, "seconds", "key"]
     return Table("Each run that counts", heads, rows)
